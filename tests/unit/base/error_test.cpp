@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/error.hpp"
+
+#include "base/units.hpp"
+
+#include <cerrno>
+#include <doctest/doctest.h>
+
+namespace casemate {
+namespace {
+
+Result<int> inner(bool good) {
+    if (!good)
+        return fail(Error::system("open disk.img", ENOENT).hint("create it with truncate"));
+    return 7;
+}
+
+Result<int> outer(bool good) {
+    const int value = TRY(inner(good));
+    return value + 1;
+}
+
+TEST_CASE("an error prints as one chain, outermost first, hints last") {
+    auto failed = outer(false);
+    REQUIRE_FALSE(failed);
+    const Error wrapped = Error::usage("cannot use disk").because_of(std::move(failed).error());
+    CHECK(wrapped.message() ==
+          "cannot use disk: open disk.img: No such file or directory; create it with truncate");
+    CHECK(wrapped.number() == ENOENT);
+    CHECK(wrapped.blame() == Blame::usage);
+    CHECK(outer(true) == 8);
+}
+
+TEST_CASE("sizes print in the largest unit that divides them") {
+    CHECK(format_bytes(5_GiB) == "5 GiB");
+    CHECK(format_bytes(96_MiB) == "96 MiB");
+    CHECK(format_bytes(4097) == "4097 bytes");
+    CHECK(format_bytes(0) == "0 bytes");
+    CHECK(to_string(GuestPhysical{0x1000}) == "gpa:0x1000");
+}
+
+} // namespace
+} // namespace casemate

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "memory/guest_memory.hpp"
+
+#include "memory/layout.hpp"
+
+#include <array>
+#include <doctest/doctest.h>
+
+namespace casemate {
+namespace {
+
+GuestRange range(uint64_t start, uint64_t bytes) {
+    return GuestRange::of(GuestPhysical{start}, bytes);
+}
+
+struct RefuseOnePage : WriteGate {
+    GuestRange locked = range(0x3000, page_bytes);
+    bool may_write(const GuestRange& asked) const override { return !locked.overlaps(asked); }
+};
+
+TEST_CASE("the last byte of RAM is readable, one past is not, and neither is a range that wraps") {
+    const auto memory = GuestMemory::create(1_MiB);
+    REQUIRE(memory);
+    std::array<std::byte, 2> two{};
+    CHECK(memory->read(range(1_MiB - 2, 2), two));
+    CHECK(memory->read(range(1_MiB - 1, 2), two).error() == GuestFault::outside_ram);
+    CHECK_FALSE(GuestRange::from_guest(GuestValue(~uint64_t{0}), GuestValue(uint64_t{2})));
+    CHECK(GuestRange::from_guest(GuestValue(~uint64_t{0} - 1), GuestValue(uint64_t{1})));
+    CHECK(memory->write(GuestPhysical{~0ULL}, two).error() == GuestFault::outside_ram);
+    CHECK_FALSE(memory->load_acquire(GuestPhysical{~1ULL}));
+}
+
+TEST_CASE("RAM above 3 GiB continues behind the hole and nothing spans the hole") {
+    const auto memory = GuestMemory::create(3_GiB + 1_MiB);
+    REQUIRE(memory);
+    CHECK(memory->store(GuestPhysical{3_GiB - 8}, uint64_t{1}));
+    CHECK(memory->store(GuestPhysical{3_GiB - 4}, uint64_t{1}).error() == GuestFault::outside_ram);
+    CHECK(memory->store(GuestPhysical{3_GiB}, uint64_t{1}).error() == GuestFault::outside_ram);
+    CHECK(memory->store(GuestPhysical{4_GiB}, uint64_t{7}));
+    CHECK(memory->fetch<uint64_t>(GuestPhysical{4_GiB}) == 7U);
+    CHECK(memory->store(GuestPhysical{4_GiB + 1_MiB - 7}, uint64_t{1}).error() == GuestFault::outside_ram);
+}
+
+TEST_CASE("a write that touches one locked byte is refused whole") {
+    auto memory = GuestMemory::create(1_MiB);
+    REQUIRE(memory);
+    const RefuseOnePage gate;
+    memory->set_write_gate(&gate);
+    CHECK(memory->store(GuestPhysical{0x2ff8}, uint64_t{1}));
+    CHECK(memory->store(GuestPhysical{0x2ffc}, ~uint64_t{0}).error() == GuestFault::locked);
+    CHECK(memory->fetch<uint32_t>(GuestPhysical{0x2ffc}) == 0U);
+    CHECK(memory->store_release(GuestPhysical{0x3ffe}, 1).error() == GuestFault::locked);
+    CHECK(memory->clear(range(0x3000, 1)).error() == GuestFault::locked);
+    CHECK(memory->store(GuestPhysical{0x4000}, uint64_t{1}));
+}
+
+TEST_CASE("a transfer is granted whole or not at all and is counted while it lives") {
+    auto memory = GuestMemory::create(1_MiB);
+    REQUIRE(memory);
+    const RefuseOnePage gate;
+    memory->set_write_gate(&gate);
+    const std::array good{range(0x1000, 16), range(0, 0), range(0x4000, 32)};
+    {
+        const auto transfer = memory->begin_transfer(good, GuestMemory::Direction::into_ram);
+        REQUIRE(transfer);
+        CHECK(transfer->vectors().size() == 2);
+        CHECK(transfer->bytes() == 48);
+        CHECK(memory->writes_in_flight() == 1);
+    }
+    CHECK(memory->writes_in_flight() == 0);
+    const std::array locked{range(0x1000, 16), range(0x3fff, 1)};
+    CHECK(memory->begin_transfer(locked, GuestMemory::Direction::into_ram).error() == GuestFault::locked);
+    CHECK(memory->begin_transfer(locked, GuestMemory::Direction::out_of_ram));
+    const std::array outside{range(0x1000, 16), range(1_MiB, 1)};
+    CHECK(memory->begin_transfer(outside, GuestMemory::Direction::into_ram).error() ==
+          GuestFault::outside_ram);
+    CHECK(memory->writes_in_flight() == 0);
+}
+
+TEST_CASE("ring words must be aligned") {
+    const auto memory = GuestMemory::create(1_MiB);
+    REQUIRE(memory);
+    CHECK(memory->store_release(GuestPhysical{0x1002}, 0xbeef));
+    CHECK(memory->load_acquire(GuestPhysical{0x1002}) == uint16_t{0xbeef});
+    CHECK(memory->load_acquire(GuestPhysical{0x1001}).error() == GuestFault::malformed);
+}
+
+} // namespace
+} // namespace casemate

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// Error: what was tried, on what, why it failed, what to do next; and Result/TRY to carry it.
+#pragma once
+
+#include <expected>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+
+namespace casemate {
+
+// Whose mistake it is decides the exit status (machine/exit_status.hpp). A guest never causes either.
+enum class Blame {
+    host,  // the host or the monitor failed
+    usage, // an option or a file given by the user is wrong
+};
+
+class [[nodiscard]] Error {
+public:
+    // `tried` names the action and its object: "open /dev/kvm". No full stop.
+    explicit Error(std::string tried, Blame blame = Blame::host);
+
+    // The failed call and its errno value; `number` is positive.
+    static Error system(std::string tried, int number);
+    static Error usage(std::string tried) { return Error(std::move(tried), Blame::usage); }
+
+    // Wraps this error: "cannot boot guest: <this>". The outer text must not repeat the cause.
+    Error because_of(Error cause) &&;
+    // One imperative sentence on what the user can do. Printed last.
+    Error hint(std::string text) &&;
+    Error blame(Blame blame) &&;
+
+    Blame blame() const { return m_blame; }
+    // errno of this error or of the nearest cause that has one; 0 when none has.
+    int number() const;
+
+    // One line: outermost first, joined by ": ", the hints after "; ".
+    std::string message() const;
+
+private:
+    std::string m_tried;
+    std::string m_hint;
+    int m_number = 0;
+    Blame m_blame = Blame::host;
+    std::shared_ptr<const Error> m_cause;
+};
+
+template <typename T>
+using Result = std::expected<T, Error>;
+
+inline std::unexpected<Error> fail(Error error) {
+    return std::unexpected<Error>(std::move(error));
+}
+
+} // namespace casemate
+
+// Yields the value of a Result, or returns its error from the enclosing function. Moves; must not be nested
+// inside another TRY (statement expressions would shadow).
+#define TRY(expression)                                                                                      \
+    ({                                                                                                       \
+        auto casemate_try_result = (expression);                                                             \
+        if (!casemate_try_result) [[unlikely]]                                                               \
+            return std::unexpected(std::move(casemate_try_result).error());                                  \
+        *std::move(casemate_try_result);                                                                     \
+    })

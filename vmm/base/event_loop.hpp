@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// EventLoop: one thread that waits on descriptors and calls who registered them.
+#pragma once
+
+#include "base/error.hpp"
+#include "base/fd.hpp"
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+
+namespace casemate {
+
+class EventLoop {
+public:
+    // `events` as epoll_event.events. Runs on the loop's thread.
+    using Handler = std::function<void(uint32_t events)>;
+
+    static Result<std::unique_ptr<EventLoop>> create();
+    EventLoop(const EventLoop&) = delete;
+    EventLoop& operator=(const EventLoop&) = delete;
+
+    // Watches `descriptor` (not owned; remove it before closing it) for `events`: EPOLLIN and so on, level
+    // triggered. Any thread. Fails with EPERM for regular files, EEXIST when watched already.
+    Result<void> add(int descriptor, uint32_t events, Handler handler);
+    // Changes what is waited for; 0 pauses. Any thread.
+    Result<void> modify(int descriptor, uint32_t events);
+    // No call of the handler starts after this returns when called on the loop's thread or when the loop is
+    // not running; from another thread one call may still be under way.
+    void remove(int descriptor);
+
+    // Runs on the calling thread until stop().
+    void run();
+    // Any thread, any number of times.
+    void stop();
+
+private:
+    EventLoop(Fd epoll, Fd wake);
+
+    Fd m_epoll;
+    Fd m_wake;
+    std::atomic<bool> m_stopping = false;
+    std::mutex m_mutex; // guards m_handlers; never held while a handler runs
+    std::unordered_map<int, std::shared_ptr<Handler>> m_handlers;
+};
+
+} // namespace casemate

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/log.hpp"
+
+#include <fmt/format.h>
+#include <iterator>
+#include <unistd.h>
+#include <utility>
+
+namespace casemate {
+namespace {
+
+// Guest text may end up in a message: control characters must not reach the user's terminal.
+void write_line(int descriptor, std::string_view prefix, std::string_view message, uint64_t suppressed) {
+    fmt::memory_buffer line;
+    fmt::format_to(std::back_inserter(line), "casemate: {}", prefix);
+    for (const char c : message)
+        line.push_back(static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c);
+    if (suppressed != 0)
+        fmt::format_to(std::back_inserter(line), " ({} like it not shown)", suppressed);
+    line.push_back('\n');
+    [[maybe_unused]] const ssize_t written = write(descriptor, line.data(), line.size());
+}
+
+} // namespace
+
+void Log::host(std::string_view message) const {
+    if (m_descriptor >= 0)
+        write_line(m_descriptor, "", message, 0);
+}
+
+void Log::guest(LogSite& site, std::string_view message) const {
+    if (m_descriptor < 0)
+        return;
+    uint64_t suppressed = 0;
+    {
+        const std::lock_guard lock(site.m_mutex);
+        const auto now = std::chrono::steady_clock::now();
+        if (site.m_passed >= LogSite::burst && now - site.m_last < LogSite::interval) {
+            ++site.m_suppressed;
+            return;
+        }
+        ++site.m_passed;
+        site.m_last = now;
+        suppressed = std::exchange(site.m_suppressed, 0);
+    }
+    write_line(m_descriptor, "guest: ", message, suppressed);
+}
+
+} // namespace casemate

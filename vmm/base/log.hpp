@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// Log: the monitor's messages on stderr. What a guest can cause is limited per call site.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <mutex>
+#include <string_view>
+
+namespace casemate {
+
+// One per place that reports something a guest did. A guest that repeats itself costs a counter, not a log.
+class LogSite {
+private:
+    friend class Log;
+    // The first `burst` messages pass, then one every `interval`, which also tells how many were dropped.
+    static constexpr unsigned burst = 5;
+    static constexpr std::chrono::seconds interval{1};
+
+    std::mutex m_mutex;
+    unsigned m_passed = 0;
+    uint64_t m_suppressed = 0;
+    std::chrono::steady_clock::time_point m_last;
+};
+
+// Thread-safe; each message is one line and one write(2).
+class Log {
+public:
+    // Does not own the descriptor. A negative one drops every message.
+    explicit Log(int descriptor)
+        : m_descriptor(descriptor) {}
+
+    // Something the user should know: not limited.
+    void host(std::string_view message) const;
+    // Something the guest did: limited by `site`.
+    void guest(LogSite& site, std::string_view message) const;
+
+private:
+    int m_descriptor;
+};
+
+} // namespace casemate

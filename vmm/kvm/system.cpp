@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kvm/system.hpp"
+
+#include "kvm/vm.hpp"
+
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <fmt/core.h>
+#include <memory>
+#include <sys/ioctl.h>
+
+namespace casemate {
+
+Result<System> System::open() {
+    auto fd = open_file("/dev/kvm", O_RDWR);
+    if (!fd) {
+        const char* hint = "is KVM loaded? tools/kvm-host runs commands on an emulated host that has it";
+        if (fd.error().number() == EACCES || fd.error().number() == EPERM)
+            hint = "add yourself to its group: sudo usermod -aG kvm $USER, then log in again";
+        if (fd.error().number() == ENOENT)
+            hint =
+                "load kvm_intel or kvm_amd and enable virtualization in the firmware, or use tools/kvm-host, "
+                "which emulates a host that has KVM";
+        return fail(std::move(fd).error().hint(hint));
+    }
+    const int version = ioctl(fd->get(), KVM_GET_API_VERSION, 0);
+    if (version != KVM_API_VERSION)
+        return fail(Error(fmt::format("/dev/kvm has API version {}, 12 is needed", version)));
+    const int run_bytes = ioctl(fd->get(), KVM_GET_VCPU_MMAP_SIZE, 0);
+    if (run_bytes < static_cast<int>(sizeof(kvm_run)))
+        return fail(Error::system("KVM_GET_VCPU_MMAP_SIZE", errno));
+    return System(std::move(*fd), static_cast<uint32_t>(run_bytes));
+}
+
+int System::check_extension(int capability) const {
+    const int value = ioctl(m_fd.get(), KVM_CHECK_EXTENSION, capability);
+    return value < 0 ? 0 : value;
+}
+
+Result<std::vector<kvm_cpuid_entry2>> System::supported_cpuid() const {
+    for (uint32_t capacity = 128;; capacity *= 2) {
+        const size_t bytes = sizeof(kvm_cpuid2) + capacity * sizeof(kvm_cpuid_entry2);
+        const auto buffer = std::make_unique<std::byte[]>(bytes);
+        auto* const list = reinterpret_cast<kvm_cpuid2*>(buffer.get());
+        list->nent = capacity;
+        if (ioctl(m_fd.get(), KVM_GET_SUPPORTED_CPUID, list) == 0)
+            return std::vector<kvm_cpuid_entry2>(list->entries, list->entries + list->nent);
+        if (errno != E2BIG || capacity > 4096)
+            return fail(Error::system("KVM_GET_SUPPORTED_CPUID", errno));
+    }
+}
+
+Result<Vm> System::create_vm() const {
+    int descriptor = -1;
+    do
+        descriptor = ioctl(m_fd.get(), KVM_CREATE_VM, 0);
+    while (descriptor < 0 && errno == EINTR);
+    if (descriptor < 0)
+        return fail(Error::system("KVM_CREATE_VM", errno));
+    return Vm(Fd(descriptor), m_run_bytes);
+}
+
+} // namespace casemate

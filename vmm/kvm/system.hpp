@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// System: /dev/kvm.
+#pragma once
+
+#include "base/error.hpp"
+#include "base/fd.hpp"
+#include "kvm/uapi.hpp"
+
+#include <cstdint>
+#include <vector>
+
+namespace casemate {
+
+class Vm;
+
+class System {
+public:
+    // Opens /dev/kvm and insists on API version 12. The error says how to get a usable KVM.
+    static Result<System> open();
+
+    // KVM_CHECK_EXTENSION: 0 when there is none, else its value.
+    int check_extension(int capability) const;
+    // KVM_GET_SUPPORTED_CPUID: what this host could show a guest.
+    Result<std::vector<kvm_cpuid_entry2>> supported_cpuid() const;
+    // KVM_CREATE_VM, type 0. The Vm is independent of the System afterwards.
+    Result<Vm> create_vm() const;
+
+private:
+    System(Fd fd, uint32_t run_bytes)
+        : m_fd(std::move(fd))
+        , m_run_bytes(run_bytes) {}
+
+    Fd m_fd;
+    uint32_t m_run_bytes; // KVM_GET_VCPU_MMAP_SIZE
+};
+
+} // namespace casemate

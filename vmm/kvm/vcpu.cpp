@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kvm/vcpu.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <fmt/core.h>
+#include <memory>
+#include <sys/ioctl.h>
+
+namespace casemate {
+namespace {
+
+// KVM's variable-sized lists: a header with a count, then the entries.
+template <typename Header, typename Entry>
+std::unique_ptr<std::byte[]> make_list(std::span<const Entry> entries) {
+    auto buffer = std::make_unique<std::byte[]>(sizeof(Header) + entries.size_bytes());
+    auto* const header = reinterpret_cast<Header*>(buffer.get());
+    std::ranges::copy(entries, header->entries);
+    return buffer;
+}
+
+} // namespace
+
+Result<void> Vcpu::call(unsigned long request, const char* name, void* argument) const {
+    if (ioctl(m_fd.get(), request, argument) < 0)
+        return fail(Error::system(fmt::format("{} on vCPU {}", name, m_index), errno));
+    return {};
+}
+
+Result<void> Vcpu::set_cpuid(std::span<const kvm_cpuid_entry2> entries) const {
+    const auto buffer = make_list<kvm_cpuid2>(entries);
+    reinterpret_cast<kvm_cpuid2*>(buffer.get())->nent = static_cast<uint32_t>(entries.size());
+    return call(KVM_SET_CPUID2, "KVM_SET_CPUID2", buffer.get());
+}
+
+Result<kvm_regs> Vcpu::registers() const {
+    kvm_regs value{};
+    TRY(call(KVM_GET_REGS, "KVM_GET_REGS", &value));
+    return value;
+}
+
+Result<void> Vcpu::set_registers(const kvm_regs& registers) const {
+    return call(KVM_SET_REGS, "KVM_SET_REGS", const_cast<kvm_regs*>(&registers));
+}
+
+Result<kvm_sregs> Vcpu::system_registers() const {
+    kvm_sregs value{};
+    TRY(call(KVM_GET_SREGS, "KVM_GET_SREGS", &value));
+    return value;
+}
+
+Result<void> Vcpu::set_system_registers(const kvm_sregs& registers) const {
+    return call(KVM_SET_SREGS, "KVM_SET_SREGS", const_cast<kvm_sregs*>(&registers));
+}
+
+Result<void> Vcpu::set_fpu(const kvm_fpu& fpu) const {
+    return call(KVM_SET_FPU, "KVM_SET_FPU", const_cast<kvm_fpu*>(&fpu));
+}
+
+Result<void> Vcpu::set_msrs(std::span<const kvm_msr_entry> msrs) const {
+    const auto buffer = make_list<kvm_msrs>(msrs);
+    reinterpret_cast<kvm_msrs*>(buffer.get())->nmsrs = static_cast<uint32_t>(msrs.size());
+    const int done = ioctl(m_fd.get(), KVM_SET_MSRS, buffer.get());
+    if (done < 0)
+        return fail(Error::system(fmt::format("KVM_SET_MSRS on vCPU {}", m_index), errno));
+    // KVM stops at the first MSR it does not take and returns how many it took.
+    if (static_cast<size_t>(done) != msrs.size())
+        return fail(Error(fmt::format("KVM_SET_MSRS on vCPU {}: MSR {:#x} refused", m_index,
+                                      msrs[static_cast<size_t>(done)].index)));
+    return {};
+}
+
+Result<kvm_vcpu_events> Vcpu::events() const {
+    kvm_vcpu_events value{};
+    TRY(call(KVM_GET_VCPU_EVENTS, "KVM_GET_VCPU_EVENTS", &value));
+    return value;
+}
+
+Result<void> Vcpu::set_events(const kvm_vcpu_events& events) const {
+    return call(KVM_SET_VCPU_EVENTS, "KVM_SET_VCPU_EVENTS", const_cast<kvm_vcpu_events*>(&events));
+}
+
+Result<kvm_lapic_state> Vcpu::local_apic() const {
+    kvm_lapic_state value{};
+    TRY(call(KVM_GET_LAPIC, "KVM_GET_LAPIC", &value));
+    return value;
+}
+
+Result<void> Vcpu::set_local_apic(const kvm_lapic_state& state) const {
+    return call(KVM_SET_LAPIC, "KVM_SET_LAPIC", const_cast<kvm_lapic_state*>(&state));
+}
+
+int Vcpu::run() const {
+    return ioctl(m_fd.get(), KVM_RUN, 0) == 0 ? 0 : errno;
+}
+
+} // namespace casemate

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// Vcpu: one KVM virtual CPU: its registers and its run page.
+#pragma once
+
+#include "base/error.hpp"
+#include "base/fd.hpp"
+#include "base/mapping.hpp"
+#include "kvm/uapi.hpp"
+
+#include <cstdint>
+#include <span>
+
+namespace casemate {
+
+// Every method belongs to the thread that runs the vCPU, but for request_exit().
+class Vcpu {
+public:
+    uint32_t index() const { return m_index; }
+
+    Result<void> set_cpuid(std::span<const kvm_cpuid_entry2> entries) const;
+    Result<kvm_regs> registers() const;
+    Result<void> set_registers(const kvm_regs& registers) const;
+    Result<kvm_sregs> system_registers() const;
+    Result<void> set_system_registers(const kvm_sregs& registers) const;
+    Result<void> set_fpu(const kvm_fpu& fpu) const;
+    Result<void> set_msrs(std::span<const kvm_msr_entry> msrs) const;
+    Result<kvm_vcpu_events> events() const;
+    Result<void> set_events(const kvm_vcpu_events& events) const;
+    Result<kvm_lapic_state> local_apic() const;
+    Result<void> set_local_apic(const kvm_lapic_state& state) const;
+
+    // KVM_RUN: 0, or the errno value. The exit is in run_page().
+    int run() const;
+    // What KVM shares of the last exit. Addresses and data in it are the guest's: check before use.
+    kvm_run& run_page() const { return *reinterpret_cast<kvm_run*>(m_run.data()); }
+    // Makes the next or current KVM_RUN return EINTR at once; any thread (a current one needs a signal too).
+    void request_exit(bool exit) const {
+        __atomic_store_n(&run_page().immediate_exit, static_cast<uint8_t>(exit), __ATOMIC_SEQ_CST);
+    }
+
+private:
+    friend class Vm;
+    Vcpu(Fd fd, Mapping run, uint32_t index)
+        : m_fd(std::move(fd))
+        , m_run(std::move(run))
+        , m_index(index) {}
+
+    Result<void> call(unsigned long request, const char* name, void* argument) const;
+
+    Fd m_fd;
+    Mapping m_run;
+    uint32_t m_index;
+};
+
+} // namespace casemate

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// Vm: one KVM virtual machine: memory slots, the in-kernel interrupt controllers, interrupt routes,
+// doorbells.
+#pragma once
+
+#include "base/error.hpp"
+#include "base/fd.hpp"
+#include "base/units.hpp"
+#include "kvm/uapi.hpp"
+
+#include <cstdint>
+#include <span>
+
+namespace casemate {
+
+class Vcpu;
+
+// A range of guest-physical addresses or ports whose writes signal an eventfd inside KVM, without an exit.
+struct Doorbell {
+    uint64_t address = 0; // guest-physical, or a port when `port` is set
+    uint32_t length = 0;  // 1, 2, 4, 8; 0 = any width (KVM_CAP_IOEVENTFD_ANY_LENGTH)
+    bool port = false;
+};
+
+class Vm {
+public:
+    int check_extension(int capability) const;
+    // KVM_ENABLE_CAP with one argument.
+    Result<void> enable_capability(uint32_t capability, uint64_t argument) const;
+
+    // KVM_SET_USER_MEMORY_REGION. `host` must stay mapped while the slot exists; size 0 deletes the slot.
+    Result<void> set_memory_slot(uint32_t slot, GuestPhysical start, uint64_t size_bytes, const void* host,
+                                 uint32_t flags = 0) const;
+
+    // PIC, I/O APIC and local APICs in the kernel; before any vCPU is created.
+    Result<void> create_interrupt_controllers() const;
+    // Three pages that Intel hosts without unrestricted guests need, and the page after them.
+    Result<void> set_reserved_pages(GuestPhysical tss, GuestPhysical identity_map) const;
+
+    // KVM_SET_GSI_ROUTING replaces the whole table.
+    Result<void> set_interrupt_routes(std::span<const kvm_irq_routing_entry> routes) const;
+    // Signalling `event` raises `gsi` inside KVM.
+    Result<void> attach_interrupt(uint32_t gsi, const Fd& event) const;
+    Result<void> detach_interrupt(uint32_t gsi, const Fd& event) const;
+    // KVM_IRQ_LINE: the level of an interrupt pin.
+    Result<void> set_interrupt_line(uint32_t gsi, bool level) const;
+
+    Result<void> attach_doorbell(const Doorbell& doorbell, const Fd& event) const;
+    Result<void> detach_doorbell(const Doorbell& doorbell, const Fd& event) const;
+
+    // `index` is also the vCPU's APIC id.
+    Result<Vcpu> create_vcpu(uint32_t index) const;
+
+    // For probes only: an ioctl that no method covers. Returns the ioctl's result, -1 with errno set.
+    int raw_ioctl(unsigned long request, void* argument) const;
+
+private:
+    friend class System;
+    Vm(Fd fd, uint32_t run_bytes)
+        : m_fd(std::move(fd))
+        , m_run_bytes(run_bytes) {}
+
+    Result<void> doorbell_ioctl(const Doorbell& doorbell, const Fd& event, uint32_t flags) const;
+    Result<void> interrupt_ioctl(uint32_t gsi, const Fd& event, uint32_t flags) const;
+
+    Fd m_fd;
+    uint32_t m_run_bytes;
+};
+
+} // namespace casemate
