@@ -253,7 +253,7 @@ TEST_CASE("only what the setup header says is header gets copied") {
 TEST_CASE("setup_sects says where the code of a bzImage starts") {
     synthetic::BzImage image;
     image.header.setup_sects = 9;
-    image.setup_bytes = 10 * 512;
+    image.setup_bytes = size_t{10} * 512;
     const GuestMemory memory = ram(16_MiB);
     REQUIRE(load(memory, image.file()));
     CHECK(all_are(memory, synthetic::bz_start, synthetic::bz_code_bytes, std::byte{0x90}));

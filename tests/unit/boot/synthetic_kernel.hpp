@@ -94,7 +94,7 @@ struct Elf {
 
 constexpr uint64_t bz_start = 0x400000;
 constexpr size_t bz_code_bytes = 0x1000;
-constexpr size_t bz_setup_bytes = 5 * 512;
+constexpr size_t bz_setup_bytes = size_t{5} * 512;
 constexpr uint32_t bz_init_size = 0x8000;
 
 struct BzImage {
