@@ -36,9 +36,13 @@ public:
     void run();
     // Any thread, any number of times.
     void stop();
+    // Calls the handlers of what is ready now and returns whether there were any: for a caller with a loop of
+    // its own, who takes the place of the loop's thread.
+    bool poll();
 
 private:
     EventLoop(Fd epoll, Fd wake);
+    int handle_ready(int timeout_ms);
 
     Fd m_epoll;
     Fd m_wake;
