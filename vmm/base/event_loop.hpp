@@ -22,6 +22,7 @@ public:
     static Result<std::unique_ptr<EventLoop>> create();
     EventLoop(const EventLoop&) = delete;
     EventLoop& operator=(const EventLoop&) = delete;
+    ~EventLoop() = default;
 
     // Watches `descriptor` (not owned; remove it before closing it) for `events`: EPOLLIN and so on, level
     // triggered. Any thread. Fails with EPERM for regular files, EEXIST when watched already.

@@ -39,9 +39,9 @@ PciHost::PciHost(Bus& memory, const GuestRange& window)
 PciHost::~PciHost() {
     for (Slot& slot : m_slots)
         for (unsigned bar = 0; bar < PciConfig::max_bars; ++bar)
-            if (slot.mapped[bar]) {
+            if (const auto mapped = slot.mapped[bar]) {
                 slot.function->bar_moved(bar, std::nullopt);
-                m_memory.remove(slot.mapped[bar]->value);
+                m_memory.remove(mapped->value);
             }
 }
 

@@ -22,6 +22,8 @@ public:
 
     // BARs appear on `memory`, inside `window` alone. Both it and the functions outlive the host.
     PciHost(Bus& memory, const GuestRange& window);
+    PciHost(const PciHost&) = delete;
+    PciHost& operator=(const PciHost&) = delete;
     ~PciHost() override;
 
     // Puts the function into the next free slot, whose number it returns, and gives each BAR an address.

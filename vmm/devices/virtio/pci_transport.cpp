@@ -534,6 +534,7 @@ void PciTransport::activate() {
     // Without the lock: while active, vCPU threads leave the queues and features alone.
     m_live = true;
     std::vector<Queue*> queues;
+    queues.reserve(m_queues.size());
     for (QueueState& state : m_queues)
         queues.push_back(state.queue ? &*state.queue : nullptr);
     m_device.activate(m_driver_features, queues, *this);
@@ -558,9 +559,10 @@ void PciTransport::process_again(uint16_t index) {
 }
 
 void PciTransport::notify_queue(uint16_t index) {
-    if (!m_live || !m_queues.at(index).queue)
+    std::optional<Queue>& queue = m_queues.at(index).queue;
+    if (!m_live || !queue)
         return;
-    const auto due = m_queues[index].queue->take_interrupt_due();
+    const auto due = queue->take_interrupt_due();
     if (!due)
         return break_device("available ring cannot be read");
     if (!*due)

@@ -29,6 +29,8 @@ public:
     static Result<std::unique_ptr<PciTransport>> create(VirtioDevice& device, const GuestMemory& memory,
                                                         EventLoop& io, MessageInterrupts& interrupts,
                                                         DoorbellRegistry& doorbells, const Log& log);
+    PciTransport(const PciTransport&) = delete;
+    PciTransport& operator=(const PciTransport&) = delete;
     // On the I/O thread or when it does not run. The device must not call back any more.
     ~PciTransport() override;
 
