@@ -130,7 +130,7 @@ public:
     // Enables MSI-X with vectors 0 to `count` unmasked.
     void enable_interrupts(unsigned count) {
         const uint64_t table = get_config(m_msix + 4) & ~7ULL;
-        for (unsigned i = 0; i < count; ++i) {
+        for (uint64_t i = 0; i < count; ++i) {
             set(table + 16 * i, 0xfee00000, 8);
             set(table + 16 * i + 8, 0x20 + i, 8);
         }

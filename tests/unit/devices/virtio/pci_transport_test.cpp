@@ -44,10 +44,11 @@ public:
             return;
         Queue& queue = *m_queues[index];
         for (unsigned i = 0; i < 64; ++i) {
-            const auto chain = queue.pop();
-            if (!chain)
+            const auto popped = queue.pop();
+            if (!popped)
                 return m_host->break_device("bad chain");
-            if (!*chain) {
+            const std::optional<Chain>& chain = *popped;
+            if (!chain) {
                 if (queue.set_doorbell_wanted(true))
                     m_host->notify_queue(index);
                 const auto missed = queue.pop();
@@ -58,7 +59,7 @@ public:
                 }
                 return;
             }
-            if (!queue.push_used((*chain)->head, 0))
+            if (!queue.push_used(chain->head, 0))
                 return m_host->break_device("bad used ring");
         }
         m_host->notify_queue(index);
@@ -474,7 +475,7 @@ TEST_CASE("vCPU threads may hammer registers, reset and move the BAR while the I
             driver.set_config(driver.msix() + 2, i << 14, 2);
             driver.kick(static_cast<uint16_t>(i % 3));
             if (i % 64 == 0)
-                driver.set_config(0x10, layout::pci_window.start.value + (i / 64 % 2) * 0x10000);
+                driver.set_config(0x10, layout::pci_window.start.value + (i / 64 % 2) * 0x10000ULL);
         }
     });
     unsigned served = 0;
