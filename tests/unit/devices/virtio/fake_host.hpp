@@ -11,8 +11,10 @@ namespace casemate::virtio {
 
 struct FakeHost : Host {
     unsigned notified = 0;
+    unsigned again = 0;
     std::string broken; // the reason
     void notify_queue(uint16_t /*index*/) override { ++notified; }
+    void process_again(uint16_t /*index*/) override { ++again; }
     void notify_config() override {}
     void break_device(std::string_view reason) override { broken = reason; }
 };

@@ -37,6 +37,7 @@ public:
         m_step = &task;
         signal_event(m_event);
         task.get_future().get();
+        m_step = nullptr;
     }
     // Whether `condition`, asked on the thread, comes true within five seconds.
     bool eventually(const std::function<bool()>& condition) {

@@ -24,10 +24,10 @@ struct Fixture {
         , queue(Queue::create(memory, driver.setup(event_index, indirect)).value()) {}
 
     Chain pop() {
-        const auto chain = queue.pop();
-        if (!chain || !chain->has_value())
+        const std::optional<Chain> chain = queue.pop().value();
+        if (!chain)
             throw std::logic_error("no chain");
-        return **chain;
+        return *chain;
     }
     bool broken() {
         const auto chain = queue.pop();
