@@ -8,7 +8,6 @@
 #include <bit>
 #include <cstring>
 #include <fmt/format.h>
-#include <sys/epoll.h>
 
 namespace casemate::virtio {
 namespace {
@@ -115,38 +114,19 @@ Result<std::unique_ptr<Blk>> Blk::create(const Options& options, const GuestMemo
                                          const Log& log) {
     auto disk = TRY(
         DiskFile::create({.path = options.path, .read_only = options.read_only, .depth = queue_size}, loop));
-    return create(options.name, std::move(disk), memory, loop, log);
+    return std::make_unique<Blk>(options.name, std::move(disk), memory, log);
 }
 
-Result<std::unique_ptr<Blk>> Blk::create(std::string name, std::unique_ptr<Disk> disk,
-                                         const GuestMemory& memory, EventLoop& loop, const Log& log) {
-    Fd again = TRY(create_event());
-    const int descriptor = again.get();
-    std::unique_ptr<Blk> blk(new Blk(std::move(name), std::move(disk), std::move(again), memory, loop, log));
-    TRY(loop.add(descriptor, EPOLLIN, [raw = blk.get()](uint32_t) {
-        consume_event(raw->m_again);
-        raw->pop_requests();
-    }));
-    return blk;
-}
-
-Blk::Blk(std::string name, std::unique_ptr<Disk> disk, Fd again, const GuestMemory& memory, EventLoop& loop,
-         const Log& log)
+Blk::Blk(std::string name, std::unique_ptr<Disk> disk, const GuestMemory& memory, const Log& log)
     : m_name(std::move(name))
     , m_memory(&memory)
-    , m_loop(&loop)
     , m_log(&log)
-    , m_again(std::move(again))
     , m_sectors(disk->size_bytes() / sector_bytes)
     , m_requests(queue_size)
     , m_disk(std::move(disk)) {
     for (uint32_t tag = queue_size; tag != 0; --tag)
         m_free_tags.push_back(tag - 1);
     m_disk->set_client(*this);
-}
-
-Blk::~Blk() {
-    m_loop->remove(m_again.get());
 }
 
 uint64_t Blk::features() const {
@@ -229,7 +209,7 @@ void Blk::pop_requests() {
     bool asked = false;
     while (m_queue != nullptr && !m_free_tags.empty()) {
         if (budget == 0) {
-            signal_event(m_again);
+            m_host->process_again(0);
             break;
         }
         const auto popped = m_queue->pop();
@@ -251,7 +231,7 @@ void Blk::pop_requests() {
         begin(*chain);
     }
     m_disk->start();
-    if (std::exchange(m_used_pushed, false) && m_host != nullptr)
+    if (std::exchange(m_used_pushed, false) && m_queue != nullptr)
         m_host->notify_queue(0);
 }
 

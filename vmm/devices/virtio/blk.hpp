@@ -25,12 +25,8 @@ public:
     static Result<std::unique_ptr<Blk>> create(const Options& options, const GuestMemory& memory,
                                                EventLoop& loop, const Log& log);
     // `disk` takes queue_size requests at once.
-    static Result<std::unique_ptr<Blk>> create(std::string name, std::unique_ptr<Disk> disk,
-                                               const GuestMemory& memory, EventLoop& loop, const Log& log);
-    Blk(const Blk&) = delete;
-    Blk& operator=(const Blk&) = delete;
+    Blk(std::string name, std::unique_ptr<Disk> disk, const GuestMemory& memory, const Log& log);
     // Destroyed on the I/O thread or when that does not run.
-    ~Blk() override;
 
     static constexpr uint16_t queue_size = 128;
 
@@ -57,9 +53,6 @@ private:
         Transfer transfer;          // keeps locks from being granted while the disk may write into RAM
     };
 
-    Blk(std::string name, std::unique_ptr<Disk> disk, Fd again, const GuestMemory& memory, EventLoop& loop,
-        const Log& log);
-
     void disk_done(uint32_t tag, int error) override;
     void disk_batch_done() override;
 
@@ -77,9 +70,7 @@ private:
 
     std::string m_name;
     const GuestMemory* m_memory;
-    EventLoop* m_loop;
     const Log* m_log;
-    Fd m_again; // wakes us when we stopped for others' sake
     uint64_t m_sectors;
 
     std::atomic<bool> m_write_back = true;    // config space: vCPU threads write it

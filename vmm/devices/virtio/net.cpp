@@ -66,28 +66,19 @@ Result<std::unique_ptr<Net>> Net::create(const Options& options, std::unique_ptr
             return fail(Error::system("getrandom", errno));
         mac[0] = static_cast<uint8_t>((mac[0] & ~1U) | 2U); // unicast, locally administered: IEEE 802, 8.4
     }
-    Fd again = TRY(create_event());
-    const int descriptor = again.get();
-    std::unique_ptr<Net> net(new Net(options, mac, std::move(port), std::move(again), memory, loop, log));
-    TRY(loop.add(descriptor, EPOLLIN, [raw = net.get()](uint32_t) {
-        consume_event(raw->m_again);
-        raw->transmit();
-    }));
-    return net;
+    return std::unique_ptr<Net>(new Net(options, mac, std::move(port), memory, loop, log));
 }
 
-Net::Net(const Options& options, const MacAddress& mac, std::unique_ptr<FramePort> port, Fd again,
+Net::Net(const Options& options, const MacAddress& mac, std::unique_ptr<FramePort> port,
          const GuestMemory& memory, EventLoop& loop, const Log& log)
     : m_name(options.name)
     , m_mac(mac)
     , m_port(std::move(port))
-    , m_again(std::move(again))
     , m_memory(&memory)
     , m_loop(&loop)
     , m_log(&log) {}
 
 Net::~Net() {
-    m_loop->remove(m_again.get());
     if (m_port_watched)
         m_loop->remove(m_port->descriptor());
 }
@@ -301,7 +292,7 @@ void Net::transmit() {
     if (m_transmit == nullptr)
         return;
     if (outcome == Outcome::progress)
-        signal_event(m_again);
+        m_host->process_again(transmit_queue);
     m_host->notify_queue(transmit_queue);
 }
 

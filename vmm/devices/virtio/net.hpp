@@ -59,7 +59,7 @@ public:
 private:
     enum class Outcome { progress, idle, stopped };
 
-    Net(const Options& options, const MacAddress& mac, std::unique_ptr<FramePort> port, Fd again,
+    Net(const Options& options, const MacAddress& mac, std::unique_ptr<FramePort> port,
         const GuestMemory& memory, EventLoop& loop, const Log& log);
 
     void handle_port(uint32_t events);
@@ -77,7 +77,6 @@ private:
     std::string m_name;
     MacAddress m_mac;
     std::unique_ptr<FramePort> m_port;
-    Fd m_again; // resumes sending that stopped for others' sake
     const GuestMemory* m_memory;
     EventLoop* m_loop;
     const Log* m_log;

@@ -95,7 +95,6 @@ struct FakeDisk : Disk {
 struct Fixture {
     GuestMemory memory = GuestMemory::create(ram_bytes).value();
     LockedRange gate;
-    std::unique_ptr<EventLoop> loop = EventLoop::create().value();
     Log log{-1};
     DriverQueue driver;
     Queue queue;
@@ -109,7 +108,7 @@ struct Fixture {
         auto fake = std::make_unique<FakeDisk>();
         fake->is_read_only = read_only;
         disk = fake.get();
-        blk = Blk::create("disk0", std::move(fake), memory, *loop, log).value();
+        blk = std::make_unique<Blk>("disk0", std::move(fake), memory, log);
         memory.set_write_gate(&gate);
         activate(features);
     }
@@ -328,6 +327,16 @@ TEST_CASE("discards and zeroes keep to 5.2.6's rules on flags, counts and featur
     CHECK(plain.change(type_write_zeroes, 0, 1, 0) == unsupported);
 }
 
+TEST_CASE("a device that breaks no longer notifies") {
+    Fixture f;
+    f.put_header(99, 0);
+    f.driver.add({{header_at, 16}, {status_at, 1, true}});
+    f.driver.add({{header_at, 16}});
+    f.blk->process_queue(0);
+    CHECK_FALSE(f.host.broken.empty());
+    CHECK(f.host.notified == 0);
+}
+
 TEST_CASE("errors of the disk become statuses") {
     Fixture f;
     for (const auto& [error, status] : {std::pair{ENOSPC, io_error}, std::pair{disk_shrunk_error, io_error},
@@ -466,7 +475,7 @@ TEST_CASE("a request larger than the limits offered is refused") {
     auto fake = std::make_unique<FakeDisk>();
     fake->bytes.resize(64_MiB);
     f.disk = fake.get();
-    f.blk = Blk::create("disk0", std::move(fake), f.memory, *f.loop, f.log).value();
+    f.blk = std::make_unique<Blk>("disk0", std::move(fake), f.memory, f.log);
     f.activate(flush);
     const uint32_t most = 126 * 256 * 1024;
     std::vector<Buffer> data(63, {0x50000, 0x80000, false}); // the same RAM again and again
