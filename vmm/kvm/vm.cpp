@@ -66,9 +66,9 @@ Result<void> Vm::set_interrupt_routes(std::span<const kvm_irq_routing_entry> rou
     return {};
 }
 
-Result<void> Vm::interrupt_ioctl(uint32_t gsi, const Fd& event, uint32_t flags) const {
+Result<void> Vm::interrupt_ioctl(uint32_t gsi, int event, uint32_t flags) const {
     kvm_irqfd request{};
-    request.fd = static_cast<uint32_t>(event.get());
+    request.fd = static_cast<uint32_t>(event);
     request.gsi = gsi;
     request.flags = flags;
     if (ioctl(m_fd.get(), KVM_IRQFD, &request) != 0)
@@ -76,11 +76,11 @@ Result<void> Vm::interrupt_ioctl(uint32_t gsi, const Fd& event, uint32_t flags) 
     return {};
 }
 
-Result<void> Vm::attach_interrupt(uint32_t gsi, const Fd& event) const {
+Result<void> Vm::attach_interrupt(uint32_t gsi, int event) const {
     return interrupt_ioctl(gsi, event, 0);
 }
 
-Result<void> Vm::detach_interrupt(uint32_t gsi, const Fd& event) const {
+Result<void> Vm::detach_interrupt(uint32_t gsi, int event) const {
     return interrupt_ioctl(gsi, event, KVM_IRQFD_FLAG_DEASSIGN);
 }
 
@@ -93,22 +93,22 @@ Result<void> Vm::set_interrupt_line(uint32_t gsi, bool level) const {
     return {};
 }
 
-Result<void> Vm::doorbell_ioctl(const Doorbell& doorbell, const Fd& event, uint32_t flags) const {
+Result<void> Vm::doorbell_ioctl(const Doorbell& doorbell, int event, uint32_t flags) const {
     kvm_ioeventfd request{};
     request.addr = doorbell.address;
     request.len = doorbell.length;
-    request.fd = event.get();
+    request.fd = event;
     request.flags = flags | (doorbell.port ? static_cast<uint32_t>(KVM_IOEVENTFD_FLAG_PIO) : 0U);
     if (ioctl(m_fd.get(), KVM_IOEVENTFD, &request) != 0)
         return fail(Error::system(fmt::format("KVM_IOEVENTFD {:#x}", doorbell.address), errno));
     return {};
 }
 
-Result<void> Vm::attach_doorbell(const Doorbell& doorbell, const Fd& event) const {
+Result<void> Vm::attach_doorbell(const Doorbell& doorbell, int event) const {
     return doorbell_ioctl(doorbell, event, 0);
 }
 
-Result<void> Vm::detach_doorbell(const Doorbell& doorbell, const Fd& event) const {
+Result<void> Vm::detach_doorbell(const Doorbell& doorbell, int event) const {
     return doorbell_ioctl(doorbell, event, KVM_IOEVENTFD_FLAG_DEASSIGN);
 }
 

@@ -39,14 +39,14 @@ public:
 
     // KVM_SET_GSI_ROUTING replaces the whole table.
     Result<void> set_interrupt_routes(std::span<const kvm_irq_routing_entry> routes) const;
-    // Signalling `event` raises `gsi` inside KVM.
-    Result<void> attach_interrupt(uint32_t gsi, const Fd& event) const;
-    Result<void> detach_interrupt(uint32_t gsi, const Fd& event) const;
+    // Signalling the eventfd `event` (not owned) raises `gsi` inside KVM.
+    Result<void> attach_interrupt(uint32_t gsi, int event) const;
+    Result<void> detach_interrupt(uint32_t gsi, int event) const;
     // KVM_IRQ_LINE: the level of an interrupt pin.
     Result<void> set_interrupt_line(uint32_t gsi, bool level) const;
 
-    Result<void> attach_doorbell(const Doorbell& doorbell, const Fd& event) const;
-    Result<void> detach_doorbell(const Doorbell& doorbell, const Fd& event) const;
+    Result<void> attach_doorbell(const Doorbell& doorbell, int event) const;
+    Result<void> detach_doorbell(const Doorbell& doorbell, int event) const;
 
     // `index` is also the vCPU's APIC id.
     Result<Vcpu> create_vcpu(uint32_t index) const;
@@ -60,8 +60,8 @@ private:
         : m_fd(std::move(fd))
         , m_run_bytes(run_bytes) {}
 
-    Result<void> doorbell_ioctl(const Doorbell& doorbell, const Fd& event, uint32_t flags) const;
-    Result<void> interrupt_ioctl(uint32_t gsi, const Fd& event, uint32_t flags) const;
+    Result<void> doorbell_ioctl(const Doorbell& doorbell, int event, uint32_t flags) const;
+    Result<void> interrupt_ioctl(uint32_t gsi, int event, uint32_t flags) const;
 
     Fd m_fd;
     uint32_t m_run_bytes;

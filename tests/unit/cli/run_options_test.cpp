@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/run_options.hpp"
+
+#include <doctest/doctest.h>
+#include <initializer_list>
+#include <vector>
+
+namespace casemate {
+namespace {
+
+Result<std::optional<RunOptions>> parse(std::initializer_list<const char*> arguments) {
+    const std::vector<const char*> list(arguments);
+    return parse_run_options(list);
+}
+
+std::string refusal(std::initializer_list<const char*> arguments) {
+    const auto result = parse(arguments);
+    if (result)
+        return "";
+    CHECK(result.error().blame() == Blame::usage);
+    CHECK(result.error().message().find('\n') == std::string::npos);
+    return result.error().message();
+}
+
+TEST_CASE("a full command line becomes a Config with units") {
+    const auto run = parse({"--kernel", "vmlinux", "--initrd=root.cpio", "--cmdline", "quiet console=ttyS0",
+                            "--memory", "5G", "--cpus", "8", "--disk", "a,b.img", "--disk", "c.img,ro",
+                            "--net", "tap=tap0,mac=02:00:00:00:00:0a", "--net", "tap=tap1", "--force"});
+    REQUIRE(run);
+    REQUIRE(run->has_value());
+    const Config& config = (*run)->config;
+    CHECK(config.kernel == "vmlinux");
+    CHECK(config.initrd == "root.cpio");
+    CHECK(config.command_line == "quiet console=ttyS0");
+    CHECK(config.memory_bytes == 5_GiB);
+    CHECK(config.cpus == 8);
+    REQUIRE(config.disks.size() == 2);
+    CHECK(config.disks[0].path == "a,b.img");
+    CHECK_FALSE(config.disks[0].read_only);
+    CHECK(config.disks[1].path == "c.img");
+    CHECK(config.disks[1].read_only);
+    REQUIRE(config.nets.size() == 2);
+    CHECK(config.nets[0].tap == "tap0");
+    CHECK(config.nets[0].mac == std::array<uint8_t, 6>{2, 0, 0, 0, 0, 10});
+    CHECK_FALSE(config.nets[1].mac);
+    CHECK((*run)->force);
+}
+
+TEST_CASE("sizes need a unit and must not overflow") {
+    CHECK(parse_size("1K") == 1_KiB);
+    CHECK(parse_size("16777215T") == 16777215 * 1024_GiB);
+    CHECK_FALSE(parse_size("16777216T"));
+    for (const char* bad : {"", "M", "12", "1.5G", "-1M", "1MB", " 1M", "0x10M", "99999999999999999999K"}) {
+        CAPTURE(bad);
+        CHECK_FALSE(parse_size(bad));
+    }
+}
+
+TEST_CASE("each bad option is one line that names it") {
+    CHECK(refusal({}).find("--kernel") != std::string::npos);
+    for (const char* bad : {"0", "0M", "1M", "2T", "16385K", "256"}) {
+        CAPTURE(bad);
+        CHECK(refusal({"--kernel", "k", "--memory", bad}) != "");
+    }
+    for (const char* bad : {"0", "33", "-1", "two", ""}) {
+        CAPTURE(bad);
+        CHECK(refusal({"--kernel", "k", "--cpus", bad}).find("--cpus") != std::string::npos);
+    }
+    for (const char* bad :
+         {"tap0", "mac=02:00:00:00:00:01", "tap=", "tap=t,mac=1", "tap=t,mac=01:00:00:00:00:01",
+          "tap=t,mac=02-00-00-00-00-01", "tap=t,mac=02:00:00:00:00:1g"}) {
+        CAPTURE(bad);
+        CHECK(refusal({"--kernel", "k", "--net", bad}) != "");
+    }
+    CHECK(refusal({"--kernel", "k", "--disk", ",ro"}).find("--disk") != std::string::npos);
+    CHECK(refusal({"--kernel", "k", "--wibble"}).find("wibble") != std::string::npos);
+    CHECK(refusal({"--kernel", "k", "stray"}).find("stray") != std::string::npos);
+    CHECK(refusal({"--kernel"}) != "");
+}
+
+} // namespace
+} // namespace casemate

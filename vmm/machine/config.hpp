@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// Config: everything a Machine is made from. Text ends before this: values have units and are checked.
+#pragma once
+
+#include "base/units.hpp"
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace casemate {
+
+struct DiskConfig {
+    std::string path;
+    bool read_only = false;
+};
+
+struct NetConfig {
+    std::string tap;                           // name of an existing tap interface
+    std::optional<std::array<uint8_t, 6>> mac; // chosen at random when absent
+};
+
+struct Config {
+    std::string kernel;
+    std::string initrd; // empty: none
+    std::string command_line = "console=ttyS0";
+    uint64_t memory_bytes = 256_MiB;
+    uint32_t cpus = 1;
+    std::vector<DiskConfig> disks;
+    std::vector<NetConfig> nets;
+};
+
+} // namespace casemate

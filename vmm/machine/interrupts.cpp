@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "machine/interrupts.hpp"
+
+#include "memory/layout.hpp"
+
+#include <algorithm>
+
+namespace casemate {
+namespace {
+
+class KvmInterruptLine final : public InterruptLine {
+public:
+    KvmInterruptLine(Interrupts& interrupts, uint32_t gsi)
+        : m_interrupts(&interrupts)
+        , m_gsi(gsi) {}
+    void set_level(bool level) override {
+        if (const auto done = m_interrupts->vm().set_interrupt_line(m_gsi, level); !done)
+            m_interrupts->report(done.error());
+    }
+
+private:
+    Interrupts* m_interrupts;
+    uint32_t m_gsi;
+};
+
+class KvmMessageInterrupts final : public MessageInterrupts {
+public:
+    KvmMessageInterrupts(Interrupts& interrupts, uint32_t first_gsi, std::vector<Fd> events)
+        : m_interrupts(&interrupts)
+        , m_first_gsi(first_gsi)
+        , m_events(std::move(events))
+        , m_routes(m_events.size()) {}
+    ~KvmMessageInterrupts() override {
+        for (uint32_t i = 0; i < m_events.size(); ++i)
+            if (m_routes[i].attached)
+                (void)m_interrupts->vm().detach_interrupt(m_first_gsi + i, m_events[i].get());
+    }
+
+    uint32_t count() const override { return static_cast<uint32_t>(m_events.size()); }
+
+    void route(uint32_t vector, uint64_t address, uint32_t data) override {
+        const std::lock_guard lock(m_mutex);
+        Route& route = m_routes[vector];
+        if (route.attached && route.address == address && route.data == data)
+            return;
+        auto done = m_interrupts->set_message_route(m_first_gsi + vector, address, data);
+        if (done && !route.attached)
+            done = m_interrupts->vm().attach_interrupt(m_first_gsi + vector, m_events[vector].get());
+        if (!done)
+            return m_interrupts->report(done.error());
+        route = {.attached = true, .address = address, .data = data};
+    }
+
+    void raise(uint32_t vector) override { signal_event(m_events[vector]); }
+
+private:
+    struct Route {
+        bool attached = false;
+        uint64_t address = 0;
+        uint32_t data = 0;
+    };
+
+    Interrupts* m_interrupts;
+    uint32_t m_first_gsi;
+    std::vector<Fd> m_events;
+    std::mutex m_mutex; // guards m_routes; outside Interrupts' own
+    std::vector<Route> m_routes;
+};
+
+} // namespace
+
+Result<std::unique_ptr<Interrupts>> Interrupts::create(const Vm& vm, const Log& log) {
+    std::unique_ptr<Interrupts> interrupts(new Interrupts(vm, log));
+    for (uint32_t pin = 0; pin < layout::io_apic_pins; ++pin) {
+        kvm_irq_routing_entry entry{};
+        entry.gsi = pin;
+        entry.type = KVM_IRQ_ROUTING_IRQCHIP;
+        entry.u.irqchip.irqchip = KVM_IRQCHIP_IOAPIC;
+        entry.u.irqchip.pin = pin;
+        interrupts->m_routes.push_back(entry);
+    }
+    interrupts->m_next_gsi = layout::first_message_gsi;
+    TRY(vm.set_interrupt_routes(interrupts->m_routes));
+    return interrupts;
+}
+
+std::unique_ptr<InterruptLine> Interrupts::make_line(uint32_t gsi) {
+    return std::make_unique<KvmInterruptLine>(*this, gsi);
+}
+
+Result<std::unique_ptr<MessageInterrupts>> Interrupts::make_messages(uint32_t count) {
+    std::vector<Fd> events;
+    for (uint32_t i = 0; i < count; ++i)
+        events.push_back(TRY(create_event()));
+    const std::lock_guard lock(m_mutex);
+    const uint32_t first = m_next_gsi;
+    m_next_gsi += count;
+    return std::make_unique<KvmMessageInterrupts>(*this, first, std::move(events));
+}
+
+Result<void> Interrupts::set_message_route(uint32_t gsi, uint64_t address, uint32_t data) {
+    kvm_irq_routing_entry entry{};
+    entry.gsi = gsi;
+    entry.type = KVM_IRQ_ROUTING_MSI;
+    entry.u.msi.address_lo = static_cast<uint32_t>(address);
+    entry.u.msi.address_hi = static_cast<uint32_t>(address >> 32);
+    entry.u.msi.data = data;
+    const std::lock_guard lock(m_mutex);
+    // KVM takes the table whole or not at all; a guest's bad message must not spoil it for the others.
+    std::vector<kvm_irq_routing_entry> routes = m_routes;
+    const auto found = std::ranges::find(routes, gsi, &kvm_irq_routing_entry::gsi);
+    if (found != routes.end())
+        *found = entry;
+    else
+        routes.push_back(entry);
+    TRY(m_vm->set_interrupt_routes(routes));
+    m_routes = std::move(routes);
+    return {};
+}
+
+Result<void> KvmDoorbells::attach(uint64_t address, int event_descriptor) {
+    return m_vm->attach_doorbell({.address = address, .length = 0, .port = false}, event_descriptor);
+}
+
+void KvmDoorbells::detach(uint64_t address, int event_descriptor) {
+    // It was attached with the same values, so this cannot fail.
+    (void)m_vm->detach_doorbell({.address = address, .length = 0, .port = false}, event_descriptor);
+}
+
+} // namespace casemate

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// Interrupts: KVM's side of the interfaces devices see: pins, message vectors, doorbells.
+#pragma once
+
+#include "base/log.hpp"
+#include "devices/interrupt.hpp"
+#include "kvm/vm.hpp"
+
+#include <memory>
+#include <mutex>
+#include <vector>
+
+namespace casemate {
+
+// Owns the routing table of one VM. Everything made here must die before it.
+class Interrupts {
+public:
+    // Routes every I/O APIC pin; the VM's interrupt controllers exist already. `vm` and `log` outlive this.
+    static Result<std::unique_ptr<Interrupts>> create(const Vm& vm, const Log& log);
+
+    std::unique_ptr<InterruptLine> make_line(uint32_t gsi);
+    // Reserves `count` message GSIs with an eventfd each.
+    Result<std::unique_ptr<MessageInterrupts>> make_messages(uint32_t count);
+
+    // For messages: makes `gsi` deliver this message from now on.
+    Result<void> set_message_route(uint32_t gsi, uint64_t address, uint32_t data);
+    const Vm& vm() const { return *m_vm; }
+    void report(const Error& error) { m_log->guest(m_site, error.message()); }
+
+private:
+    Interrupts(const Vm& vm, const Log& log)
+        : m_vm(&vm)
+        , m_log(&log) {}
+
+    const Vm* m_vm;
+    const Log* m_log;
+    LogSite m_site;
+    std::mutex m_mutex; // guards what follows; innermost
+    std::vector<kvm_irq_routing_entry> m_routes;
+    uint32_t m_next_gsi;
+};
+
+// Doorbells through KVM_IOEVENTFD. `vm` outlives it.
+class KvmDoorbells final : public DoorbellRegistry {
+public:
+    explicit KvmDoorbells(const Vm& vm)
+        : m_vm(&vm) {}
+    Result<void> attach(uint64_t address, int event_descriptor) override;
+    void detach(uint64_t address, int event_descriptor) override;
+
+private:
+    const Vm* m_vm;
+};
+
+} // namespace casemate
