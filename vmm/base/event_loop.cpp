@@ -43,22 +43,30 @@ void EventLoop::remove(int descriptor) {
     m_handlers.erase(descriptor);
 }
 
-void EventLoop::run() {
-    while (!m_stopping) {
-        std::array<epoll_event, 16> events;
-        const int count = epoll_wait(m_epoll.get(), events.data(), events.size(), -1);
-        for (int i = 0; i < count && !m_stopping; ++i) {
-            std::shared_ptr<Handler> handler;
-            {
-                const std::lock_guard lock(m_mutex);
-                const auto found = m_handlers.find(events[static_cast<size_t>(i)].data.fd);
-                if (found != m_handlers.end())
-                    handler = found->second;
-            }
-            if (handler)
-                (*handler)(events[static_cast<size_t>(i)].events);
+int EventLoop::handle_ready(int timeout_ms) {
+    std::array<epoll_event, 16> events;
+    const int count = epoll_wait(m_epoll.get(), events.data(), events.size(), timeout_ms);
+    for (int i = 0; i < count && !m_stopping; ++i) {
+        std::shared_ptr<Handler> handler;
+        {
+            const std::lock_guard lock(m_mutex);
+            const auto found = m_handlers.find(events[static_cast<size_t>(i)].data.fd);
+            if (found != m_handlers.end())
+                handler = found->second;
         }
+        if (handler)
+            (*handler)(events[static_cast<size_t>(i)].events);
     }
+    return count;
+}
+
+void EventLoop::run() {
+    while (!m_stopping)
+        handle_ready(-1);
+}
+
+bool EventLoop::poll() {
+    return handle_ready(0) > 0;
 }
 
 void EventLoop::stop() {

@@ -22,6 +22,7 @@ public:
     static Result<std::unique_ptr<EventLoop>> create();
     EventLoop(const EventLoop&) = delete;
     EventLoop& operator=(const EventLoop&) = delete;
+    ~EventLoop() = default;
 
     // Watches `descriptor` (not owned; remove it before closing it) for `events`: EPOLLIN and so on, level
     // triggered. Any thread. Fails with EPERM for regular files, EEXIST when watched already.
@@ -36,9 +37,13 @@ public:
     void run();
     // Any thread, any number of times.
     void stop();
+    // Calls the handlers of what is ready now and returns whether there were any: for a caller with a loop of
+    // its own, who takes the place of the loop's thread.
+    bool poll();
 
 private:
     EventLoop(Fd epoll, Fd wake);
+    int handle_ready(int timeout_ms);
 
     Fd m_epoll;
     Fd m_wake;

@@ -29,6 +29,9 @@ public:
     virtual ~Host() = default;
     // Tells the driver about used buffers of queue `index`, when it wants to know. I/O thread.
     virtual void notify_queue(uint16_t index) = 0;
+    // Calls process_queue(index) soon: for a device that stops early so that a driver who adds chains without
+    // end does not keep the I/O thread from others. I/O thread.
+    virtual void process_again(uint16_t index) = 0;
     // The device's configuration changed. I/O thread.
     virtual void notify_config() = 0;
     // The guest broke the protocol: sets NEEDS_RESET, stops all queues until the driver resets. I/O thread.

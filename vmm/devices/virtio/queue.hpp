@@ -23,6 +23,7 @@ struct QueueSetup {
 
 // One request: first what the device reads, then what it writes (virtio 1.2, 2.7.4.2), both bounded and
 // inside the address space; whether it is RAM and unlocked is GuestMemory's answer at the time of use.
+// Empty buffers are left out.
 struct Chain {
     uint16_t head = 0;
     std::vector<GuestRange> readable;
@@ -39,8 +40,10 @@ public:
     uint16_t size() const { return m_setup.size; }
 
     // The next available chain; nullopt when there is none. A fault means that the driver broke the protocol
-    // (loop, index past the queue, available index ahead by more than the size, chain longer than the queue,
-    // a readable descriptor behind a writable one, indirect table malformed): the device must be broken.
+    // (loop, index past the queue, available index ahead of the published used index by more than the size,
+    // chain longer than the queue or 4 GiB, a readable descriptor behind a writable one, indirect table
+    // malformed): the device must be broken. Every popped chain is pushed or undone, or the ring runs dry; so
+    // a device never holds more chains than size().
     GuestResult<std::optional<Chain>> pop();
     // Undoes the last pop(): the chain will come again. For a device that cannot take it yet.
     void undo_pop();

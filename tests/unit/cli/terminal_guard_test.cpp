@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/terminal_guard.hpp"
+
+#include "base/fd.hpp"
+
+#include <cstdlib>
+#include <doctest/doctest.h>
+#include <functional>
+#include <pty.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace casemate {
+namespace {
+
+struct Pty {
+    Fd user;
+    Fd tty;
+    Pty() {
+        int master = -1;
+        int slave = -1;
+        REQUIRE(openpty(&master, &slave, nullptr, nullptr, nullptr) == 0);
+        user = Fd(master);
+        tty = Fd(slave);
+    }
+    bool is_raw() const {
+        termios modes{};
+        REQUIRE(tcgetattr(tty.get(), &modes) == 0);
+        return (modes.c_lflag & (ICANON | ECHO | ISIG)) == 0;
+    }
+};
+
+// Runs `body` in a child that has made the terminal its controlling one and raw.
+pid_t start(const Pty& pty, const std::function<void()>& body) {
+    const pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child != 0)
+        return child;
+    const rlimit no_core{};
+    setrlimit(RLIMIT_CORE, &no_core);
+    for (int number = 1; number < 32; ++number)
+        static_cast<void>(std::signal(number, SIG_DFL)); // the test runner's
+    setsid();
+    ioctl(pty.tty.get(), TIOCSCTTY, 0);
+    {
+        Terminal terminal(pty.tty.get());
+        const TerminalGuard guard(terminal.modes());
+        if (!terminal.enter_raw() || !pty.is_raw())
+            _exit(99);
+        body();
+    }
+    _exit(0);
+}
+
+int wait_for(pid_t child, int flags = 0) {
+    int status = 0;
+    REQUIRE(waitpid(child, &status, flags) == child);
+    return status;
+}
+
+TEST_CASE("the terminal is restored at a normal end") {
+    const Pty pty;
+    const int status = wait_for(start(pty, [] {}));
+    CHECK(WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == 0);
+    CHECK_FALSE(pty.is_raw());
+}
+
+TEST_CASE("the terminal is restored when a signal ends the process, with its wait status") {
+    for (const int number : {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGSYS}) {
+        CAPTURE(number);
+        const Pty pty;
+        const int status = wait_for(start(pty, [number] { raise(number); }));
+        CHECK(WIFSIGNALED(status));
+        CHECK(WTERMSIG(status) == number);
+        CHECK_FALSE(pty.is_raw());
+    }
+}
+
+TEST_CASE("the terminal is restored when the process crashes by itself") {
+    const Pty fault;
+    int status = wait_for(start(fault, [] { *static_cast<volatile int*>(nullptr) = 1; })); // NOLINT
+    CHECK(WTERMSIG(status) == SIGSEGV);
+    CHECK_FALSE(fault.is_raw());
+    const Pty abandoned;
+    status = wait_for(start(abandoned, [] { std::abort(); }));
+    CHECK(WTERMSIG(status) == SIGABRT);
+    CHECK_FALSE(abandoned.is_raw());
+}
+
+TEST_CASE("stopping restores the terminal and continuing makes it raw again") {
+    const Pty pty;
+    // A child's child: its process group has a parent in the session, else SIGTSTP would not stop it.
+    const pid_t leader = start(pty, [&] {
+        const pid_t job = fork();
+        if (job == 0) {
+            raise(SIGTSTP);
+            _exit(pty.is_raw() ? 0 : 1);
+        }
+        setpgid(job, job);
+        tcsetpgrp(pty.tty.get(), job);
+        int job_status = 0;
+        waitpid(job, &job_status, WUNTRACED);
+        if (!WIFSTOPPED(job_status) || pty.is_raw())
+            _exit(2);
+        kill(job, SIGCONT);
+        waitpid(job, &job_status, 0);
+        _exit(WEXITSTATUS(job_status));
+    });
+    const int status = wait_for(leader);
+    CHECK(WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == 0);
+}
+
+TEST_CASE("a pipe that nobody reads, or no terminal at all, ends nothing") {
+    const Pty pty;
+    const int status = wait_for(start(pty, [] { raise(SIGPIPE); }));
+    CHECK(WIFEXITED(status));
+    const Terminal none(-1);
+    CHECK_FALSE(none.modes());
+    const TerminalGuard guard(none.modes());
+}
+
+TEST_CASE("the guard gives the signals back") {
+    {
+        const Pty pty;
+        const Terminal terminal(pty.tty.get());
+        const TerminalGuard guard(terminal.modes());
+    }
+    struct sigaction action{};
+    sigaction(SIGTSTP, nullptr, &action);
+    CHECK((action.sa_handler == SIG_DFL));
+    sigaction(SIGPIPE, nullptr, &action);
+    CHECK((action.sa_handler == SIG_DFL));
+}
+
+} // namespace
+} // namespace casemate
