@@ -115,11 +115,10 @@ Term generic_event_device() {
 // There are no processor devices: Linux starts every processor that the MADT lists and would only look for
 // C- and P-states here (linux v6.12 arch/x86/kernel/acpi/boot.c: acpi_parse_lapic).
 Bytes dsdt_code() {
-    constexpr uint64_t soft_off = 5; // SLP_TYP: layout::sleep_ports' device ends the VM for this one
     Bytes code = scope("\\_SB", {pci_host(), motherboard(), serial_port(), real_time_clock(),
                                  panic_notifier(), power_button(), generic_event_device()})
                      .bytes;
-    const Bytes s5 = name("\\_S5", package({integer(soft_off), integer(0), integer(0), integer(0)})).bytes;
+    const Bytes s5 = name("\\_S5", package({integer(layout::soft_off_sleep_type), integer(0), integer(0), integer(0)})).bytes;
     code.insert(code.end(), s5.begin(), s5.end());
     return code;
 }

@@ -2,7 +2,9 @@
 #include "kvm/vcpu.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cstring>
 #include <fmt/core.h>
 #include <memory>
 #include <sys/ioctl.h>
@@ -88,6 +90,16 @@ Result<kvm_lapic_state> Vcpu::local_apic() const {
 
 Result<void> Vcpu::set_local_apic(const kvm_lapic_state& state) const {
     return call(KVM_SET_LAPIC, "KVM_SET_LAPIC", const_cast<kvm_lapic_state*>(&state));
+}
+
+Result<void> Vcpu::set_signal_mask(const sigset_t& mask) const {
+    // The kernel's own set has 64 bits; the C library's is longer.
+    constexpr size_t kernel_mask_bytes = 8;
+    alignas(kvm_signal_mask) std::array<std::byte, sizeof(kvm_signal_mask) + kernel_mask_bytes> buffer{};
+    auto* const request = reinterpret_cast<kvm_signal_mask*>(buffer.data());
+    request->len = kernel_mask_bytes;
+    std::memcpy(request->sigset, &mask, kernel_mask_bytes);
+    return call(KVM_SET_SIGNAL_MASK, "KVM_SET_SIGNAL_MASK", request);
 }
 
 int Vcpu::run() const {

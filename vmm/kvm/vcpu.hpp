@@ -7,6 +7,7 @@
 #include "base/mapping.hpp"
 #include "kvm/uapi.hpp"
 
+#include <csignal>
 #include <cstdint>
 #include <span>
 
@@ -28,6 +29,10 @@ public:
     Result<void> set_events(const kvm_vcpu_events& events) const;
     Result<kvm_lapic_state> local_apic() const;
     Result<void> set_local_apic(const kvm_lapic_state& state) const;
+
+    // KVM_SET_SIGNAL_MASK: the thread's signal mask while it is in KVM_RUN. A pending signal that this mask
+    // lets through ends KVM_RUN with EINTR and stays pending when the thread itself blocks it.
+    Result<void> set_signal_mask(const sigset_t& mask) const;
 
     // KVM_RUN: 0, or the errno value. The exit is in run_page().
     int run() const;

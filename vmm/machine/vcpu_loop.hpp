@@ -2,7 +2,6 @@
 // The vCPU loop: one switch on the exit reason.
 #pragma once
 
-#include "base/log.hpp"
 #include "devices/bus.hpp"
 #include "kvm/vcpu.hpp"
 #include "machine/exit_status.hpp"
@@ -16,7 +15,6 @@ namespace casemate {
 struct VcpuContext {
     Bus& ports;
     Bus& memory;
-    const Log& log;
     const std::atomic<bool>& stopping; // set before the threads are kicked out of KVM_RUN
 };
 

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "probe/watchdog.hpp"
+
+#include <atomic>
+#include <doctest/doctest.h>
+#include <memory>
+#include <semaphore>
+
+namespace casemate {
+namespace {
+
+using std::chrono::milliseconds;
+using Clock = std::chrono::steady_clock;
+
+TEST_CASE("work that returns in time is finished, and what it owned is gone") {
+    const auto owned = std::make_shared<int>(1);
+    const std::weak_ptr<int> watch = owned;
+    std::atomic<bool> ran = false;
+    const auto end = run_bounded([owned, &ran] { ran = *owned == 1; }, milliseconds(10000), milliseconds(0));
+    REQUIRE(end);
+    CHECK(*end == BoundedEnd::finished);
+    CHECK(ran);
+    CHECK(watch.use_count() == 1);
+}
+
+TEST_CASE("work that waits for ever is interrupted by the signal") {
+    std::atomic<int> interruptions = 0;
+    const auto end = run_bounded(
+        [&interruptions] {
+            // sigwaitinfo stands in for KVM_RUN: it lets in a signal that the thread blocks.
+            sigset_t wanted;
+            sigemptyset(&wanted);
+            sigaddset(&wanted, watchdog_signal);
+            if (sigwaitinfo(&wanted, nullptr) == watchdog_signal)
+                ++interruptions;
+        },
+        milliseconds(10), milliseconds(10000));
+    REQUIRE(end);
+    CHECK(*end == BoundedEnd::interrupted);
+    CHECK(interruptions == 1);
+}
+
+TEST_CASE("work that ignores the signal is abandoned and the caller goes on") {
+    struct Gate {
+        std::binary_semaphore open{0};
+        std::binary_semaphore passed{0};
+    };
+    const auto gate = std::make_shared<Gate>();
+    const Clock::time_point start = Clock::now();
+    const auto end = run_bounded(
+        [gate] {
+            gate->open.acquire();
+            gate->passed.release();
+        },
+        milliseconds(10), milliseconds(10));
+    REQUIRE(end);
+    CHECK(*end == BoundedEnd::abandoned);
+    CHECK(Clock::now() - start >= milliseconds(20));
+    gate->open.release();
+    gate->passed.acquire();
+}
+
+TEST_CASE("the caller's own signal mask is as before") {
+    sigset_t before;
+    sigset_t after;
+    pthread_sigmask(SIG_SETMASK, nullptr, &before);
+    REQUIRE(run_bounded([] {}, milliseconds(10000), milliseconds(0)));
+    pthread_sigmask(SIG_SETMASK, nullptr, &after);
+    for (int number = 1; number < 32; ++number)
+        CHECK(sigismember(&before, number) == sigismember(&after, number));
+}
+
+TEST_CASE("the mask for waiting lets the watchdog's signal through and no other") {
+    const sigset_t mask = watchdog_wait_mask();
+    CHECK(sigismember(&mask, watchdog_signal) == 0);
+    CHECK(sigismember(&mask, SIGINT) == 1);
+    CHECK(sigismember(&mask, SIGTERM) == 1);
+}
+
+} // namespace
+} // namespace casemate

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/run.hpp"
+
+#include "base/event_loop.hpp"
+#include "base/log.hpp"
+#include "cli/run_options.hpp"
+#include "cli/terminal_guard.hpp"
+#include "devices/console.hpp"
+#include "devices/terminal.hpp"
+#include "machine/exit_status.hpp"
+#include "machine/machine.hpp"
+
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <fmt/core.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+namespace casemate {
+namespace {
+
+constexpr std::array ending_signals{SIGINT, SIGTERM};
+
+// Blocks the signals that ask to end in every thread made from here on, to take them from a descriptor.
+Result<Fd> take_ending_signals() {
+    sigset_t set;
+    sigemptyset(&set);
+    for (const int number : ending_signals)
+        sigaddset(&set, number);
+    pthread_sigmask(SIG_BLOCK, &set, nullptr);
+    Fd fd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+    if (!fd)
+        return fail(Error::system("signalfd", errno));
+    return fd;
+}
+
+// The first request goes to the guest, the second does not ask it.
+class EndRequests {
+public:
+    explicit EndRequests(const Log& log)
+        : m_log(log) {}
+    void handle(const Fd& signals, Machine& machine) {
+        signalfd_siginfo info{};
+        while (read(signals.get(), &info, sizeof(info)) == sizeof(info)) {
+            if (m_seen++ == 0) {
+                m_log.host("power button pressed; another signal ends the guest at once");
+                machine.press_power_button();
+            } else {
+                machine.end({EndReason::power_off, "ended by a second signal"});
+            }
+        }
+    }
+
+private:
+    const Log& m_log;
+    unsigned m_seen = 0;
+};
+
+Result<MachineEnd> run_machine(const RunOptions& options, const Log& log) {
+    const Fd signals = TRY(take_ending_signals());
+    const auto loop = TRY(EventLoop::create());
+    Terminal terminal(STDIN_FILENO);
+    const TerminalGuard guard(terminal.modes());
+
+    std::unique_ptr<Machine> machine;
+    const auto console = TRY(
+        Console::create(*loop, terminal, log,
+                        {.quit = [&machine] { machine->end({EndReason::power_off, "ended by Ctrl-A x"}); },
+                         .press_power_button = [&machine] { machine->press_power_button(); }}));
+    machine = TRY(Machine::create(options.config, log, *loop, *console));
+
+    EndRequests requests(log);
+    TRY(loop->add(signals.get(), EPOLLIN, [&](uint32_t) { requests.handle(signals, *machine); }));
+    TRY(console->start(machine->serial()));
+    TRY(machine->start());
+    MachineEnd end = machine->wait();
+    console->finish();
+    loop->remove(signals.get());
+    return end;
+}
+
+} // namespace
+
+int run_command(std::span<const char* const> arguments) {
+    const Log log(STDERR_FILENO);
+    const auto options = parse_run_options(arguments);
+    if (!options) {
+        log.host(options.error().message());
+        return usage_status;
+    }
+    if (!options->has_value())
+        return 0;
+    const auto end = run_machine(**options, log);
+    if (!end) {
+        log.host(end.error().message());
+        return end.error().blame() == Blame::usage ? usage_status
+                                                   : exit_status(EndReason::host_failure).status;
+    }
+    if (!end->detail.empty())
+        log.host(end->detail);
+    return exit_status(end->reason).status;
+}
+
+} // namespace casemate

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "machine/machine.hpp"
+
+#include "boot/acpi_tables.hpp"
+#include "boot/entry_state.hpp"
+#include "boot/initrd.hpp"
+#include "boot/kernel_image.hpp"
+#include "boot/zero_page.hpp"
+#include "devices/virtio/rng.hpp"
+#include "kvm/system.hpp"
+#include "machine/cpuid.hpp"
+#include "machine/vcpu_loop.hpp"
+#include "memory/layout.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <fmt/core.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/sysinfo.h>
+
+namespace casemate {
+namespace {
+
+int kick_signal() {
+    return SIGRTMIN;
+}
+
+// The signal has nothing to do but to interrupt KVM_RUN. Without a handler it would end the process.
+void install_kick_handler() {
+    struct sigaction action{};
+    action.sa_handler = [](int) {};
+    sigaction(kick_signal(), &action, nullptr);
+}
+
+// RAM is not reserved against swap, so a machine larger than the host would start and be killed later.
+Result<void> check_host_memory(uint64_t bytes) {
+    struct sysinfo info{};
+    if (sysinfo(&info) != 0)
+        return fail(Error::system("sysinfo", errno));
+    const uint64_t total = (uint64_t{info.totalram} + info.totalswap) * info.mem_unit;
+    if (bytes > total)
+        return fail(Error::usage(fmt::format("{} of guest RAM: the host has {} MiB with its swap",
+                                             format_bytes(bytes), total / 1_MiB))
+                        .hint("give less with --memory"));
+    return {};
+}
+
+// The state that firmware leaves behind. SDM Vol. 3A, "Memory Cache Control": MTRRs on, write-back by
+// default; SDM Vol. 4: fast strings on.
+constexpr std::array firmware_msrs{kvm_msr_entry{.index = 0x2ff, .reserved = 0, .data = (1U << 11) | 6},
+                                   kvm_msr_entry{.index = 0x1a0, .reserved = 0, .data = 1}};
+
+} // namespace
+
+Machine::Machine(const Log& log, EventLoop& loop, GuestMemory memory, Vm vm)
+    : m_log(log)
+    , m_loop(loop)
+    , m_memory(std::move(memory))
+    , m_vm(std::move(vm))
+    , m_doorbells(m_vm)
+    , m_pci(m_mmio, GuestRange::of(layout::pci_window.start, layout::pci_window.bytes)) {}
+
+Result<std::unique_ptr<Machine>> Machine::create(const Config& config, const Log& log, EventLoop& loop,
+                                                 SerialLine& console) {
+    TRY(check_host_memory(config.memory_bytes));
+    const System system = TRY(System::open());
+    GuestMemory memory = TRY(GuestMemory::create(config.memory_bytes));
+    Vm vm = TRY(system.create_vm());
+    std::unique_ptr<Machine> machine(new Machine(log, loop, std::move(memory), std::move(vm)));
+    machine->m_ended = TRY(create_event());
+    TRY(machine->set_up_vm());
+    TRY(machine->add_platform_devices(console));
+    TRY(machine->add_virtio_devices(config));
+    TRY(machine->create_vcpus(system, config.cpus));
+    TRY(machine->load_guest(config));
+    return machine;
+}
+
+Result<void> Machine::set_up_vm() {
+    TRY(m_vm.set_reserved_pages(layout::task_state_pages.start, layout::identity_map_page.start));
+    TRY(m_vm.create_interrupt_controllers());
+    m_interrupts = TRY(Interrupts::create(m_vm, m_log));
+    uint32_t slot = 0;
+    for (const GuestMemory::Region& region : m_memory.regions())
+        TRY(m_vm.set_memory_slot(slot++, region.start, region.memory.size(), region.memory.data()));
+    return {};
+}
+
+Result<void> Machine::add_port_device(const layout::Ports& ports, std::unique_ptr<Device> device) {
+    TRY(m_ports.add(ports.start, ports.count, *device, ports.name));
+    m_devices.push_back(std::move(device));
+    return {};
+}
+
+Result<void> Machine::add_platform_devices(SerialLine& console) {
+    m_console_interrupt = m_interrupts->make_line(layout::com1_gsi);
+    m_button_interrupt = m_interrupts->make_line(layout::power_button_gsi);
+    m_serial = std::make_unique<Serial>(*m_console_interrupt, console);
+    m_power_button = std::make_unique<PowerButton>(*m_button_interrupt);
+    TRY(m_ports.add(layout::com1_ports.start, layout::com1_ports.count, *m_serial, layout::com1_ports.name));
+
+    const auto power_off = [this] { end({EndReason::power_off, "the guest powered off"}); };
+    const auto reset = [this] { end({EndReason::reboot, "the guest asked for a reboot"}); };
+    const auto panic = [this] { end({EndReason::guest_panic, "the guest kernel panicked"}); };
+    TRY(add_port_device(layout::rtc_ports, std::make_unique<Rtc>()));
+    TRY(add_port_device(layout::pvpanic_ports, std::make_unique<Pvpanic>(panic)));
+    TRY(add_port_device(layout::sleep_ports,
+                        std::make_unique<SleepRegisters>(layout::soft_off_sleep_type, power_off)));
+    TRY(add_port_device(layout::reset_ports, std::make_unique<ResetControl>(reset)));
+    return add_port_device(layout::keyboard_ports, std::make_unique<KeyboardController>(reset));
+}
+
+Result<void> Machine::add_virtio(std::unique_ptr<virtio::VirtioDevice> device) {
+    // One vector for configuration changes and one a queue.
+    const auto vectors = static_cast<uint32_t>(1 + device->queue_sizes().size());
+    m_messages.push_back(TRY(m_interrupts->make_messages(vectors)));
+    m_virtio_devices.push_back(std::move(device));
+    m_transports.push_back(TRY(virtio::PciTransport::create(*m_virtio_devices.back(), m_memory, m_loop,
+                                                            *m_messages.back(), m_doorbells, m_log)));
+    TRY(m_pci.add(*m_transports.back()));
+    return {};
+}
+
+Result<void> Machine::add_virtio_devices(const Config& /*config*/) {
+    TRY(m_mmio.add(layout::ecam.start.value, layout::ecam.bytes, m_pci, layout::ecam.name));
+    return add_virtio(std::make_unique<virtio::Rng>(m_memory));
+}
+
+Result<void> Machine::create_vcpus(const System& system, uint32_t cpus) {
+    const auto supported = TRY(system.supported_cpuid());
+    CpuidOptions options{.cpus = cpus,
+                         .tsc_deadline_timer = system.check_extension(KVM_CAP_TSC_DEADLINE_TIMER) != 0};
+    for (options.cpu = 0; options.cpu < cpus; ++options.cpu) {
+        Vcpu vcpu = TRY(m_vm.create_vcpu(options.cpu));
+        TRY(vcpu.set_cpuid(make_cpuid(supported, options)));
+        TRY(vcpu.set_msrs(firmware_msrs));
+        m_vcpus.push_back(std::move(vcpu));
+    }
+    return {};
+}
+
+Result<void> Machine::load_guest(const Config& config) {
+    const LoadedKernel kernel = TRY(load_kernel(m_memory, config.kernel.c_str()));
+    BootHandover handover{.command_line = config.command_line};
+    if (!config.initrd.empty())
+        handover.initrd = TRY(load_initrd(m_memory, kernel, config.initrd.c_str()));
+    handover.rsdp = TRY(write_acpi_tables(m_memory, {.cpus = config.cpus}));
+    TRY(write_zero_page(m_memory, kernel, handover));
+    TRY(write_entry_tables(m_memory));
+
+    const Vcpu& boot_vcpu = m_vcpus.front();
+    kvm_sregs registers = TRY(boot_vcpu.system_registers());
+    set_entry_state(registers);
+    TRY(boot_vcpu.set_system_registers(registers));
+    return boot_vcpu.set_registers(entry_registers(kernel.entry));
+}
+
+Result<void> Machine::start() {
+    install_kick_handler();
+    m_io_thread = std::thread([this] { m_loop.run(); });
+    pthread_setname_np(m_io_thread.native_handle(), "io");
+    for (const Vcpu& vcpu : m_vcpus) {
+        m_vcpu_threads.emplace_back([this, &vcpu] {
+            const VcpuContext context{m_ports, m_mmio, m_stopping};
+            if (auto reason = run_vcpu(vcpu, context))
+                end(std::move(*reason));
+        });
+        pthread_setname_np(m_vcpu_threads.back().native_handle(),
+                           fmt::format("vcpu{}", vcpu.index()).c_str());
+    }
+    return {};
+}
+
+void Machine::end(MachineEnd reason) {
+    const std::lock_guard lock(m_end_mutex);
+    if (m_end)
+        return;
+    m_end = std::move(reason);
+    signal_event(m_ended);
+}
+
+void Machine::press_power_button() {
+    m_power_button->press();
+}
+
+MachineEnd Machine::wait() {
+    pollfd ended{.fd = m_ended.get(), .events = POLLIN, .revents = 0};
+    while (poll(&ended, 1, -1) < 0 && errno == EINTR) {
+    }
+    stop_threads();
+    const std::lock_guard lock(m_end_mutex);
+    return *m_end;
+}
+
+void Machine::stop_threads() {
+    m_stopping = true;
+    for (size_t i = 0; i < m_vcpu_threads.size(); ++i) {
+        // The flag catches a thread that is about to enter KVM_RUN, the signal one that is inside.
+        m_vcpus[i].request_exit(true);
+        pthread_kill(m_vcpu_threads[i].native_handle(), kick_signal());
+    }
+    for (std::thread& thread : m_vcpu_threads)
+        thread.join();
+    m_vcpu_threads.clear();
+    m_loop.stop();
+    if (m_io_thread.joinable())
+        m_io_thread.join();
+}
+
+Machine::~Machine() {
+    stop_threads();
+}
+
+} // namespace casemate

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// Machine: one virtual machine, from its Config to its end.
+#pragma once
+
+#include "base/error.hpp"
+#include "base/event_loop.hpp"
+#include "base/log.hpp"
+#include "devices/bus.hpp"
+#include "devices/interrupt.hpp"
+#include "devices/pci_host.hpp"
+#include "devices/power.hpp"
+#include "devices/pvpanic.hpp"
+#include "devices/rtc.hpp"
+#include "devices/serial.hpp"
+#include "devices/virtio/pci_transport.hpp"
+#include "kvm/vcpu.hpp"
+#include "kvm/vm.hpp"
+#include "machine/config.hpp"
+#include "machine/exit_status.hpp"
+#include "machine/interrupts.hpp"
+#include "memory/guest_memory.hpp"
+#include "memory/layout.hpp"
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <vector>
+
+namespace casemate {
+
+class System;
+
+// create, start, wait, in this order, from one thread; the rest from any. Several may live in one process.
+class Machine {
+public:
+    // Builds everything and loads the guest; nothing runs yet. `console` takes what the guest prints. The I/O
+    // thread runs `loop`, where a front end may watch descriptors of its own. All three outlive the machine.
+    static Result<std::unique_ptr<Machine>> create(const Config& config, const Log& log, EventLoop& loop,
+                                                   SerialLine& console);
+    Machine(const Machine&) = delete;
+    Machine& operator=(const Machine&) = delete;
+    // Ends and waits when wait() was not called.
+    ~Machine();
+
+    // Starts the I/O thread and one thread a vCPU.
+    Result<void> start();
+    // Returns when the machine has ended and all its threads are gone.
+    MachineEnd wait();
+
+    // Asks the machine to end; the first reason wins.
+    void end(MachineEnd reason);
+    // Asks the guest to power off, as a short press of the button does.
+    void press_power_button();
+    // For bytes that go to the guest's console.
+    Serial& serial() { return *m_serial; }
+
+private:
+    Machine(const Log& log, EventLoop& loop, GuestMemory memory, Vm vm);
+
+    Result<void> set_up_vm();
+    Result<void> add_platform_devices(SerialLine& console);
+    Result<void> add_virtio_devices(const Config& config);
+    Result<void> add_virtio(std::unique_ptr<virtio::VirtioDevice> device);
+    Result<void> add_port_device(const layout::Ports& ports, std::unique_ptr<Device> device);
+    Result<void> create_vcpus(const System& system, uint32_t cpus);
+    Result<void> load_guest(const Config& config);
+    void stop_threads();
+
+    // Destruction runs from the last member to the first: threads are gone by then, vCPUs and devices go
+    // before the VM, the VM and its slots before the memory.
+    const Log& m_log;
+    EventLoop& m_loop;
+    GuestMemory m_memory;
+    Vm m_vm;
+    Bus m_ports;
+    Bus m_mmio;
+    std::unique_ptr<Interrupts> m_interrupts;
+    KvmDoorbells m_doorbells;
+    std::unique_ptr<InterruptLine> m_console_interrupt;
+    std::unique_ptr<InterruptLine> m_button_interrupt;
+    std::unique_ptr<Serial> m_serial;
+    std::unique_ptr<PowerButton> m_power_button;
+    std::vector<std::unique_ptr<Device>> m_devices;
+    std::vector<std::unique_ptr<MessageInterrupts>> m_messages;
+    std::vector<std::unique_ptr<virtio::VirtioDevice>> m_virtio_devices;
+    std::vector<std::unique_ptr<virtio::PciTransport>> m_transports;
+    PciHost m_pci;
+    std::vector<Vcpu> m_vcpus;
+
+    std::atomic<bool> m_stopping = false;
+    std::mutex m_end_mutex; // guards m_end
+    std::optional<MachineEnd> m_end;
+    Fd m_ended; // signalled when m_end is set
+    std::vector<std::thread> m_vcpu_threads;
+    std::thread m_io_thread;
+};
+
+} // namespace casemate

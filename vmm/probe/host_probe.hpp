@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// Probes what this host's KVM and kernel can do, by trying it in throwaway VMs. Never by CPU name.
+#pragma once
+
+#include "kvm/system.hpp"
+#include "probe/host_report.hpp"
+
+namespace casemate {
+
+// Runs every probe, each for a bounded time: under 5 seconds in all, on most hosts a few milliseconds.
+HostReport probe_host();
+
+// Whether guests run here at a useful speed. Where the CPU has VMX or SVM this costs a CPUID instruction;
+// elsewhere a probe guest is timed, for up to a second. `system` is an open KVM.
+SpeedReport probe_speed_at_start(const System& system);
+
+} // namespace casemate

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+// HostReport: what the probes found out about this host, as plain values that other parts choose by; and
+// the findings, the same for people.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace casemate {
+
+enum class KvmAccess {
+    open,          // /dev/kvm opened, API version 12
+    absent,        // no /dev/kvm, or nothing behind it
+    denied,        // the user may not open it
+    wrong_version, // opened, another API version
+};
+
+// What executes guest instructions.
+enum class KvmKind { unknown, vmx, svm, software };
+
+enum class HypercallReport {
+    untested,
+    exits,   // reached user space with its arguments
+    missing, // KVM does not offer KVM_CAP_EXIT_HYPERCALL
+    silent,  // offered, but the guest went on, or died, without the exit
+    hangs,   // KVM_RUN did not return; the watchdog ended it
+};
+
+// What a guest's store to write-protected memory does.
+enum class StoreReport {
+    untested,
+    efault_at_store, // KVM_RUN fails with EFAULT, RIP at the store, memory unchanged: precise
+    mmio_past_store, // KVM_EXIT_MMIO, RIP past the store, memory unchanged
+    none,            // the store went through, or the VM cannot go on
+};
+
+// How locked page tables are kept: `enforced` makes them unwritable, `verified` compares them with a copy.
+enum class TableEnforcement { enforced, verified };
+
+struct WalkReport {
+    bool tested = false;
+    bool tolerated = false;    // the guest runs with its page tables on write-protected pages
+    bool store_caught = false; // and a store into them is caught
+};
+
+// The best lock for guest memory that this host has; see --protect.
+enum class BestProtection { none, attributes, mapping, slots };
+
+enum class HugePages { untested, got, offered, never };
+
+struct SpeedReport {
+    std::optional<double> ratio; // guest time by host time of the same instructions; empty: not measured
+    bool useful = false;         // Linux boots in a time that one would wait for
+};
+
+// Bits of KVM_CAP_MEMORY_ATTRIBUTES. 3 is in linux v6.8 include/uapi/linux/kvm.h; 0 to 2 are in "KVM: x86:
+// memory protections", an RFC of June 2024 that no released kernel has.
+constexpr uint64_t attribute_no_write = 1U << 1U;
+constexpr uint64_t attribute_private = 1U << 3U;
+
+// Members in the order of the findings, not of their sizes: there is one report a process.
+// NOLINTNEXTLINE(clang-analyzer-optin.performance.Padding)
+struct HostReport {
+    KvmAccess access = KvmAccess::absent;
+    std::string access_error; // why, when not open
+    KvmKind kind = KvmKind::unknown;
+    std::string module;     // "kvm_intel (ept=Y, eptad=Y)"; empty when not known
+    std::string probe_note; // why the probes could not run, when they could not
+    SpeedReport speed;
+
+    HypercallReport hypercall = HypercallReport::untested;
+    StoreReport mapping_store = StoreReport::untested;
+    StoreReport slot_store = StoreReport::untested;
+    WalkReport mapping_walk;
+    std::optional<bool> msr_filter;     // a guest's wrmsr was refused
+    std::optional<uint64_t> attributes; // the VM's KVM_CAP_MEMORY_ATTRIBUTES
+    std::optional<bool> guest_memfd;
+    uint64_t guest_memfd_flags = 0; // KVM_CAP_GUEST_MEMFD_FLAGS: 1 mmap, 2 shared from the start
+    std::optional<bool> tsc_deadline;
+
+    // One line of evidence per probe guest, empty when there is nothing to add.
+    std::string hypercall_note;
+    std::string mapping_store_note;
+    std::string slot_store_note;
+    std::string walk_note;
+    std::string msr_filter_note;
+
+    // Nothing of KVM's.
+    bool mseal = false;
+    HugePages huge_pages = HugePages::untested;
+    int io_uring_error = 0;             // errno value of io_uring_setup; 0: works
+    std::optional<int> io_uring_policy; // sysctl kernel.io_uring_disabled
+};
+
+// Guests can be run here: KVM opened and its speed is useful.
+bool is_usable(const HostReport& report);
+TableEnforcement table_enforcement(const HostReport& report);
+BestProtection best_protection(const HostReport& report);
+
+enum class Answer { yes, partly, no, untested };
+
+struct Finding {
+    const char* id;    // stable, for scripts
+    const char* title; // for people
+    Answer answer = Answer::untested;
+    std::string value;   // what was seen
+    std::string meaning; // what that means for the user
+    std::string remedy;  // how to get it; empty when there is nothing to do
+};
+
+// In the order in which they are shown.
+std::vector<Finding> findings(const HostReport& report);
+
+} // namespace casemate

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "probe/watchdog.hpp"
+
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <pthread.h>
+#include <system_error>
+#include <thread>
+
+namespace casemate {
+namespace {
+
+struct Completion {
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool done = false;
+
+    bool wait_for(std::chrono::milliseconds time) {
+        std::unique_lock lock(mutex);
+        return changed.wait_for(lock, time, [this] { return done; });
+    }
+    void set() {
+        {
+            const std::lock_guard lock(mutex);
+            done = true;
+        }
+        changed.notify_one();
+    }
+};
+
+// A new thread inherits the mask, so no signal can reach it before it is blocked.
+Result<std::thread> start_with_signals_blocked(std::function<void()> body) {
+    sigset_t all;
+    sigset_t previous;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &previous);
+    Result<std::thread> result = fail(Error("start a probe thread"));
+    try {
+        result = std::thread(std::move(body));
+    } catch (const std::system_error& error) {
+        result = fail(Error::system("start a probe thread", error.code().value()));
+    }
+    pthread_sigmask(SIG_SETMASK, &previous, nullptr);
+    return result;
+}
+
+} // namespace
+
+sigset_t watchdog_wait_mask() {
+    sigset_t mask;
+    sigfillset(&mask);
+    sigdelset(&mask, watchdog_signal);
+    return mask;
+}
+
+Result<BoundedEnd> run_bounded(std::function<void()> work, std::chrono::milliseconds limit,
+                               std::chrono::milliseconds grace) {
+    const auto completion = std::make_shared<Completion>();
+    std::thread thread = TRY(start_with_signals_blocked([completion, work = std::move(work)]() mutable {
+        work();
+        // What the work owns dies before the caller goes on, so that probes do not pile up.
+        work = nullptr;
+        completion->set();
+    }));
+    pthread_setname_np(thread.native_handle(), "probe");
+    if (completion->wait_for(limit)) {
+        thread.join();
+        return BoundedEnd::finished;
+    }
+    pthread_kill(thread.native_handle(), watchdog_signal);
+    if (completion->wait_for(grace)) {
+        thread.join();
+        return BoundedEnd::interrupted;
+    }
+    thread.detach();
+    return BoundedEnd::abandoned;
+}
+
+} // namespace casemate
