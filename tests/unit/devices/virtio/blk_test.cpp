@@ -1,0 +1,503 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/virtio/blk.hpp"
+
+#include "driver.hpp"
+#include "fake_host.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <string>
+
+namespace casemate::virtio {
+namespace {
+
+constexpr uint32_t type_in = 0;
+constexpr uint32_t type_out = 1;
+constexpr uint32_t type_flush = 4;
+constexpr uint32_t type_get_id = 8;
+constexpr uint32_t type_discard = 11;
+constexpr uint32_t type_write_zeroes = 13;
+constexpr uint8_t ok = 0;
+constexpr uint8_t io_error = 1;
+constexpr uint8_t unsupported = 2;
+constexpr uint8_t untouched = 0xee;
+
+constexpr uint64_t wce = 1ULL << 11;
+constexpr uint64_t flush = 1ULL << 9;
+constexpr uint64_t zero_features = 1ULL << 13 | 1ULL << 14;
+
+constexpr uint64_t ram_bytes = 1_MiB;
+constexpr uint64_t rings = 0x10000;
+constexpr uint64_t header_at = 0x40000;
+constexpr uint64_t body_at = 0x41000;
+constexpr uint64_t status_at = 0x42000;
+constexpr uint64_t data_at = 0x50000;
+constexpr uint64_t sectors = 64;
+
+// Holds its bytes in memory; completes when the test says so.
+struct FakeDisk : Disk {
+    struct Pending {
+        uint32_t tag;
+        DiskRequest request;
+    };
+    DiskClient* client = nullptr;
+    std::vector<std::byte> bytes = std::vector<std::byte>(sectors * 512);
+    std::vector<Pending> pending;
+    std::vector<DiskOperation> history;
+    bool is_read_only = false;
+    int next_error = 0;
+
+    uint64_t size_bytes() const override { return bytes.size(); }
+    uint32_t logical_block_bytes() const override { return 512; }
+    uint32_t physical_block_bytes() const override { return 4096; }
+    bool read_only() const override { return is_read_only; }
+    bool can_discard() const override { return !is_read_only; }
+    void set_client(DiskClient& new_client) override { client = &new_client; }
+    void queue(uint32_t tag, const DiskRequest& request) override {
+        history.push_back(request.operation);
+        pending.push_back({tag, request});
+    }
+    void start() override {}
+
+    void apply(const DiskRequest& request) {
+        REQUIRE(request.offset <= bytes.size());
+        REQUIRE(request.bytes <= bytes.size() - request.offset);
+        std::byte* at = bytes.data() + request.offset;
+        uint64_t moved = 0;
+        for (const iovec& vector : request.vectors) {
+            if (request.operation == DiskOperation::read)
+                std::memcpy(vector.iov_base, at + moved, vector.iov_len);
+            else
+                std::memcpy(at + moved, vector.iov_base, vector.iov_len);
+            moved += vector.iov_len;
+        }
+        const bool moves =
+            request.operation == DiskOperation::read || request.operation == DiskOperation::write;
+        REQUIRE(moved == (moves ? request.bytes : 0));
+        if (!moves)
+            std::fill_n(at, request.bytes, std::byte{0});
+    }
+    // One round: what completions queue comes in the next.
+    void complete_all() {
+        std::vector<Pending> round;
+        round.swap(pending);
+        for (const Pending& one : round) {
+            const int error = std::exchange(next_error, 0);
+            if (error == 0)
+                apply(one.request);
+            client->disk_done(one.tag, error);
+        }
+        client->disk_batch_done();
+    }
+};
+
+struct Fixture {
+    GuestMemory memory = GuestMemory::create(ram_bytes).value();
+    LockedRange gate;
+    Log log{-1};
+    DriverQueue driver;
+    Queue queue;
+    FakeHost host;
+    FakeDisk* disk = nullptr;
+    std::unique_ptr<Blk> blk;
+
+    explicit Fixture(uint64_t features = flush | wce | zero_features, bool read_only = false)
+        : driver(memory, rings, 16)
+        , queue(Queue::create(memory, driver.setup()).value()) {
+        auto fake = std::make_unique<FakeDisk>();
+        fake->is_read_only = read_only;
+        disk = fake.get();
+        blk = std::make_unique<Blk>("disk0", std::move(fake), memory, log);
+        memory.set_write_gate(&gate);
+        activate(features);
+    }
+    void activate(uint64_t features) {
+        const std::array queues{&queue};
+        blk->activate(features, queues, host);
+    }
+    void put_header(uint32_t type, uint64_t sector) {
+        REQUIRE(memory.store({header_at}, Le32(type)));
+        REQUIRE(memory.store({header_at + 8}, Le64(sector)));
+        REQUIRE(memory.store({status_at}, untouched));
+    }
+    uint8_t status() { return memory.fetch<uint8_t>({status_at}).value(); }
+    void kick() {
+        blk->process_queue(0);
+        for (int round = 0; round < 4; ++round)
+            disk->complete_all();
+    }
+    // The status of a request whose data are `data` behind the header, and its used length.
+    uint8_t request(uint32_t type, uint64_t sector, std::vector<Buffer> data) {
+        put_header(type, sector);
+        data.insert(data.begin(), {header_at, 16});
+        data.push_back({status_at, 1, true});
+        const uint16_t head = driver.add(data);
+        kick();
+        const auto used = driver.take_used();
+        REQUIRE(used);
+        CHECK(used->head == head);
+        used_length = used->length;
+        return status();
+    }
+    uint8_t change(uint32_t type, uint64_t sector, uint32_t count, uint32_t flags) {
+        REQUIRE(memory.store({body_at}, Le64(sector)));
+        REQUIRE(memory.store({body_at + 8}, Le32(count)));
+        REQUIRE(memory.store({body_at + 12}, Le32(flags)));
+        return request(type, 0, {{body_at, 16}});
+    }
+    uint32_t used_length = 0;
+};
+
+TEST_CASE("a write goes to its sector and a read brings it back with its length") {
+    Fixture f;
+    REQUIRE(f.memory.store({data_at}, uint64_t{0x1122334455667788}));
+    CHECK(f.request(type_out, 63, {{data_at, 512}}) == ok);
+    CHECK(f.used_length == 1);
+    CHECK(f.disk->bytes[63 * 512] == std::byte{0x88});
+    CHECK(f.request(type_in, 63, {{data_at + 512, 512, true}}) == ok);
+    CHECK(f.used_length == 513);
+    CHECK(f.memory.fetch<uint64_t>({data_at + 512}) == 0x1122334455667788U);
+    CHECK(f.host.notified != 0);
+    CHECK(f.host.broken.empty());
+}
+
+TEST_CASE("header, data and status may be cut anywhere") {
+    Fixture f;
+    f.put_header(type_out, 5);
+    REQUIRE(f.memory.store({header_at + 16}, uint64_t{0xabcd}));
+    f.driver.add({{header_at, 3},
+                  {header_at + 3, 6},
+                  {header_at + 9, 107},
+                  {header_at + 116, 412},
+                  {data_at, 7, true},
+                  {status_at, 1, true}});
+    f.kick();
+    CHECK(f.status() == ok);
+    CHECK(f.disk->bytes[5 * 512] == std::byte{0xcd});
+    // Bytes before the status were not written, so none is counted.
+    CHECK(f.driver.take_used()->length == 0);
+
+    // One buffer holds data and status.
+    f.put_header(type_in, 5);
+    f.driver.add({{header_at, 16}, {data_at, 100, true}, {data_at + 100, 413, true}});
+    f.kick();
+    CHECK(f.driver.take_used()->length == 513);
+    CHECK(f.memory.fetch<uint64_t>({data_at}) == 0xabcdU);
+    CHECK(f.memory.fetch<uint8_t>({data_at + 512}) == ok);
+}
+
+TEST_CASE("the last sector is there, one past is not, and neither is a wrap") {
+    Fixture f;
+    CHECK(f.request(type_in, sectors - 1, {{data_at, 512, true}}) == ok);
+    CHECK(f.request(type_in, sectors - 1, {{data_at, 1024, true}}) == io_error);
+    CHECK(f.used_length == 0);
+    CHECK(f.request(type_in, sectors, {{data_at, 512, true}}) == io_error);
+    CHECK(f.request(type_out, sectors, {{data_at, 512}}) == io_error);
+    CHECK(f.used_length == 1);
+    CHECK(f.request(type_in, ~0ULL, {{data_at, 512, true}}) == io_error);
+    CHECK(f.request(type_out, 1ULL << 55, {{data_at, 512}}) == io_error);
+    CHECK(f.change(type_discard, sectors - 1, 1, 0) == ok);
+    CHECK(f.change(type_discard, sectors - 1, 2, 0) == io_error);
+    CHECK(f.change(type_write_zeroes, ~0ULL, 2, 0) == io_error);
+    CHECK(f.disk->history.size() == 2);
+}
+
+TEST_CASE("data that is no whole number of sectors is refused") {
+    Fixture f;
+    CHECK(f.request(type_in, 0, {{data_at, 511, true}}) == io_error);
+    CHECK(f.request(type_out, 0, {{data_at, 513}}) == io_error);
+    CHECK(f.request(type_out, 0, {}) == ok);
+    CHECK(f.request(type_in, 0, {{data_at, 512, true}, {data_at, 1, true}}) == io_error);
+    CHECK(f.disk->history.empty());
+}
+
+TEST_CASE("a short header is an error, an unknown type is unsupported") {
+    Fixture f;
+    f.put_header(type_in, 0);
+    f.driver.add({{header_at, 15}, {data_at, 512, true}, {status_at, 1, true}});
+    f.kick();
+    CHECK(f.status() == io_error);
+    f.put_header(type_in, 0);
+    f.driver.add({{data_at, 512, true}, {status_at, 1, true}});
+    f.kick();
+    CHECK(f.status() == io_error);
+    f.driver.take_used();
+    f.driver.take_used();
+    CHECK(f.request(2, 0, {}) == unsupported);
+    CHECK(f.request(~0U, 0, {{data_at, 512, true}}) == unsupported);
+    // A header outside RAM reads as an error, not as garbage.
+    REQUIRE(f.memory.store({status_at}, untouched));
+    f.driver.add({{ram_bytes - 8, 16}, {status_at, 1, true}});
+    f.kick();
+    CHECK(f.status() == io_error);
+}
+
+TEST_CASE("a request without a status byte breaks the device, and nothing runs after that") {
+    Fixture f;
+    f.put_header(type_flush, 0);
+    f.driver.add({{header_at, 16}});
+    f.driver.add({{header_at, 16}, {status_at, 1, true}});
+    f.kick();
+    CHECK(f.host.broken == "request without a status byte");
+    CHECK(f.status() == untouched);
+    CHECK(f.disk->history.empty());
+    f.kick();
+    CHECK(f.driver.used_index() == 0);
+}
+
+TEST_CASE("a read into locked memory is refused whole") {
+    Fixture f;
+    f.gate.locked = GuestRange::of({data_at + 1024}, 1);
+    f.disk->bytes[0] = std::byte{1};
+    CHECK(f.request(type_in, 0, {{data_at, 512, true}, {data_at + 512, 1024, true}}) == io_error);
+    CHECK(f.used_length == 0);
+    CHECK(f.memory.fetch<uint8_t>({data_at}) == uint8_t{0});
+    CHECK(f.disk->history.empty());
+    CHECK(f.memory.writes_in_flight() == 0);
+    CHECK(f.request(type_out, 0, {{data_at + 1024, 512}}) == ok); // reading locked memory is fine
+    CHECK(f.request(type_get_id, 0, {{data_at + 1010, 20, true}}) == io_error);
+    CHECK(f.host.broken.empty());
+}
+
+TEST_CASE("a status byte in locked memory breaks the device") {
+    Fixture f;
+    f.put_header(type_flush, 0);
+    f.gate.locked = GuestRange::of({status_at}, 1);
+    f.driver.add({{header_at, 16}, {status_at, 1, true}});
+    f.kick();
+    CHECK_FALSE(f.host.broken.empty());
+    CHECK(f.status() == untouched);
+}
+
+TEST_CASE("a read holds its transfer until the disk is done") {
+    Fixture f;
+    f.put_header(type_in, 0);
+    f.driver.add({{header_at, 16}, {data_at, 512, true}, {status_at, 1, true}});
+    f.blk->process_queue(0);
+    CHECK(f.memory.writes_in_flight() == 1);
+    CHECK(f.driver.used_index() == 0);
+    f.disk->complete_all();
+    CHECK(f.memory.writes_in_flight() == 0);
+    CHECK(f.driver.used_index() == 1);
+}
+
+TEST_CASE("a read-only disk says so and refuses every change") {
+    Fixture f(0, true);
+    CHECK((f.blk->features() & (1ULL << 5)) != 0);
+    CHECK((f.blk->features() & (flush | wce | zero_features)) == 0);
+    CHECK(f.request(type_out, 0, {{data_at, 512}}) == io_error);
+    CHECK(f.change(type_discard, 0, 1, 0) == io_error);
+    CHECK(f.change(type_write_zeroes, 0, 1, 0) == io_error);
+    CHECK(f.request(type_in, 0, {{data_at, 512, true}}) == ok);
+}
+
+TEST_CASE("the identity is the name, padded with zeroes") {
+    Fixture f;
+    REQUIRE(f.memory.store({data_at + 5}, ~uint64_t{0}));
+    CHECK(f.request(type_get_id, 0, {{data_at, 3, true}, {data_at + 3, 17, true}}) == ok);
+    CHECK(f.used_length == 21);
+    std::array<char, 21> identity{};
+    REQUIRE(
+        f.memory.read(GuestRange::of({data_at}, 20), std::as_writable_bytes(std::span(identity)).first(20)));
+    CHECK(std::string(identity.data()) == "disk0");
+    CHECK(f.request(type_get_id, 0, {{data_at, 30, true}}) == ok);
+    CHECK(f.used_length == 20);
+    CHECK(f.request(type_get_id, 0, {{data_at, 19, true}}) == io_error);
+}
+
+TEST_CASE("discards and zeroes keep to 5.2.6's rules on flags, counts and features") {
+    Fixture f;
+    f.disk->bytes[512] = std::byte{1};
+    CHECK(f.change(type_write_zeroes, 1, 1, 0) == ok);
+    CHECK(f.disk->bytes[512] == std::byte{0});
+    CHECK(f.change(type_write_zeroes, 1, 1, 1) == ok);
+    CHECK(f.change(type_discard, 1, 2, 0) == ok);
+    CHECK(f.disk->history == std::vector{DiskOperation::write_zeroes, DiskOperation::write_zeroes_unmap,
+                                         DiskOperation::discard});
+    CHECK(f.change(type_discard, 1, 1, 1) == unsupported);
+    CHECK(f.change(type_write_zeroes, 1, 1, 2) == unsupported);
+    CHECK(f.change(type_discard, 1, ~0U, 0) == io_error);
+    CHECK(f.change(type_discard, 1, 0, 0) == ok);
+    CHECK(f.request(type_discard, 0, {{body_at, 15}}) == io_error);
+    CHECK(f.request(type_discard, 0, {{body_at, 32}}) == io_error);
+    CHECK(f.disk->history.size() == 3);
+    Fixture plain(flush);
+    CHECK(plain.change(type_discard, 0, 1, 0) == unsupported);
+    CHECK(plain.change(type_write_zeroes, 0, 1, 0) == unsupported);
+}
+
+TEST_CASE("a device that breaks no longer notifies") {
+    Fixture f;
+    f.put_header(99, 0);
+    f.driver.add({{header_at, 16}, {status_at, 1, true}});
+    f.driver.add({{header_at, 16}});
+    f.blk->process_queue(0);
+    CHECK_FALSE(f.host.broken.empty());
+    CHECK(f.host.notified == 0);
+}
+
+TEST_CASE("errors of the disk become statuses") {
+    Fixture f;
+    for (const auto& [error, status] : {std::pair{ENOSPC, io_error}, std::pair{disk_shrunk_error, io_error},
+                                        std::pair{EOPNOTSUPP, unsupported}}) {
+        f.disk->next_error = error;
+        CHECK(f.request(type_out, 0, {{data_at, 512}}) == status);
+    }
+    f.disk->next_error = EIO;
+    CHECK(f.request(type_in, 0, {{data_at, 512, true}}) == io_error);
+    CHECK(f.used_length == 0);
+    f.disk->next_error = EIO;
+    CHECK(f.request(type_flush, 0, {}) == io_error);
+}
+
+TEST_CASE("write-through flushes after each write and completes only then") {
+    Fixture f;
+    const auto flushes = [&] { return std::ranges::count(f.disk->history, DiskOperation::flush); };
+    std::array<std::byte, 1> cache{};
+    f.blk->read_config(32, cache);
+    CHECK(cache[0] == std::byte{1});
+    CHECK(f.request(type_out, 0, {{data_at, 512}}) == ok);
+    CHECK(flushes() == 0);
+    CHECK(f.request(type_flush, 0, {}) == ok);
+    CHECK(flushes() == 1);
+
+    f.blk->write_config(32, std::array{std::byte{0}});
+    f.blk->read_config(32, cache);
+    CHECK(cache[0] == std::byte{0});
+    f.put_header(type_out, 0);
+    f.driver.add({{header_at, 16}, {data_at, 512}, {status_at, 1, true}});
+    f.blk->process_queue(0);
+    f.disk->complete_all();
+    CHECK(f.status() == untouched);
+    CHECK(flushes() == 2);
+    f.disk->complete_all();
+    CHECK(f.status() == ok);
+    f.driver.take_used();
+    CHECK(f.change(type_write_zeroes, 0, 1, 0) == ok);
+    CHECK(flushes() == 3);
+    CHECK(f.request(type_in, 0, {{data_at, 512, true}}) == ok);
+    CHECK(flushes() == 3);
+    f.disk->next_error = EIO; // the write fails: nothing to flush
+    CHECK(f.request(type_out, 0, {{data_at, 512}}) == io_error);
+    CHECK(flushes() == 3);
+
+    f.blk->write_config(30, std::array{std::byte{9}, std::byte{9}, std::byte{1}});
+    CHECK(f.request(type_out, 0, {{data_at, 512}}) == ok);
+    CHECK(flushes() == 3);
+}
+
+TEST_CASE("the cache mode follows what the driver negotiated") {
+    Fixture none(0); // cannot flush: write-through
+    CHECK(none.request(type_out, 0, {{data_at, 512}}) == ok);
+    CHECK(none.disk->history.back() == DiskOperation::flush);
+    none.blk->write_config(32, std::array{std::byte{1}}); // not negotiated: no effect
+    CHECK(none.request(type_out, 0, {{data_at, 512}}) == ok);
+    CHECK(none.disk->history.size() == 4);
+
+    Fixture flush_only(flush);
+    flush_only.blk->write_config(32, std::array{std::byte{0}});
+    CHECK(flush_only.request(type_out, 0, {{data_at, 512}}) == ok);
+    CHECK(flush_only.disk->history.size() == 1);
+}
+
+TEST_CASE("the configuration tells the geometry and reads as zero behind its end") {
+    Fixture f;
+    std::array<std::byte, 8> capacity{};
+    f.blk->read_config(0, capacity);
+    CHECK(std::bit_cast<uint64_t>(capacity) == sectors);
+    std::array<std::byte, 4> word{};
+    f.blk->read_config(20, word);
+    CHECK(std::bit_cast<uint32_t>(word) == 512);
+    f.blk->read_config(24, word);
+    CHECK(word[0] == std::byte{3});
+    for (const uint64_t offset : {uint64_t{57}, uint64_t{60}, ~uint64_t{0}, ~uint64_t{0} - 3}) {
+        word.fill(std::byte{0xff});
+        f.blk->read_config(offset, word);
+        CHECK(std::bit_cast<uint32_t>(word) == 0);
+        f.blk->write_config(offset, word);
+    }
+}
+
+TEST_CASE("reset waits for what is under way and the device then works again") {
+    Fixture f;
+    f.put_header(type_in, 0);
+    f.driver.add({{header_at, 16}, {data_at, 512, true}, {status_at, 1, true}});
+    f.driver.add({{header_at, 16}, {data_at, 512, true}, {status_at, 1, true}});
+    f.blk->process_queue(0);
+    unsigned done = 0;
+    f.blk->reset([&] { ++done; });
+    CHECK(done == 0);
+    CHECK(f.memory.writes_in_flight() == 2);
+    f.disk->complete_all();
+    CHECK(done == 1);
+    CHECK(f.memory.writes_in_flight() == 0);
+    CHECK(f.status() == untouched);
+    CHECK(f.driver.used_index() == 0);
+    f.blk->reset([&] { ++done; });
+    CHECK(done == 2);
+
+    f.driver.restart();
+    f.queue = Queue::create(f.memory, f.driver.setup()).value();
+    f.activate(flush | wce);
+    CHECK(f.request(type_in, 0, {{data_at, 512, true}}) == ok);
+}
+
+TEST_CASE("a reset between a write and its write-through flush starts no flush") {
+    Fixture f(0);
+    f.put_header(type_out, 0);
+    f.driver.add({{header_at, 16}, {data_at, 512}, {status_at, 1, true}});
+    f.blk->process_queue(0);
+    bool done = false;
+    f.blk->reset([&] { done = true; });
+    f.disk->complete_all();
+    CHECK(done);
+    CHECK(f.disk->history.size() == 1);
+}
+
+TEST_CASE("a broken chain breaks the device while earlier reads finish harmlessly") {
+    Fixture f;
+    f.put_header(type_in, 0);
+    f.driver.add({{header_at, 16}, {data_at, 512, true}, {status_at, 1, true}});
+    f.blk->process_queue(0);
+    f.driver.offer(16); // past the queue
+    f.kick();
+    CHECK(f.host.broken == "malformed descriptor chain");
+    CHECK(f.memory.writes_in_flight() == 0);
+    bool done = false;
+    f.blk->reset([&] { done = true; });
+    CHECK(done);
+}
+
+TEST_CASE("a request larger than the limits offered is refused") {
+    Fixture f;
+    f.disk->bytes.resize(64_MiB);
+    auto fake = std::make_unique<FakeDisk>();
+    fake->bytes.resize(64_MiB);
+    f.disk = fake.get();
+    f.blk = std::make_unique<Blk>("disk0", std::move(fake), f.memory, f.log);
+    f.activate(flush);
+    const uint32_t most = 126 * 256 * 1024;
+    std::vector<Buffer> data(63, {0x50000, 0x80000, false}); // the same RAM again and again
+    f.put_header(type_out, 0);
+    std::vector<Buffer> chain{{header_at, 16}};
+    chain.insert(chain.end(), data.begin(), data.end());
+    chain.push_back({status_at, 1, true});
+    // An indirect table may be as long as the queue: use a queue that takes it.
+    DriverQueue driver(f.memory, 0x20000, 128);
+    f.queue = Queue::create(f.memory, driver.setup()).value();
+    f.activate(flush);
+    driver.add(chain);
+    f.kick();
+    CHECK(f.status() == ok);
+    CHECK(driver.take_used());
+    CHECK(uint64_t{63} * 0x80000 == most);
+    chain.insert(chain.begin() + 1, {data_at, 512});
+    f.put_header(type_out, 0);
+    driver.add(chain);
+    f.kick();
+    CHECK(f.status() == io_error);
+}
+
+} // namespace
+} // namespace casemate::virtio

@@ -1,0 +1,405 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/virtio/net.hpp"
+
+#include "driver.hpp"
+#include "fake_host.hpp"
+#include "io_thread.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <fcntl.h>
+#include <net/if.h>
+#include <string>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <linux/if_tun.h>
+
+namespace casemate::virtio {
+namespace {
+
+constexpr uint64_t mergeable = 1ULL << 15;
+constexpr uint64_t ram_bytes = 1_MiB;
+constexpr uint64_t receive_rings = 0x10000;
+constexpr uint64_t transmit_rings = 0x20000;
+constexpr uint64_t receive_at = 0x40000;
+constexpr uint64_t transmit_at = 0x80000;
+constexpr size_t header_bytes = 12;
+
+// One end of a socket pair that keeps frame boundaries, as a tap does; the test holds the other end.
+struct FakePort : FramePort {
+    Fd ours;
+    Offloads offloads;
+    int write_error = 0;
+    unsigned reads = 0;
+    int descriptor() const override { return ours.get(); }
+    Result<void> set_offloads(const Offloads& wanted) override {
+        offloads = wanted;
+        return {};
+    }
+    ssize_t read(std::span<const iovec> vectors) override {
+        ++reads;
+        const ssize_t result = readv(ours.get(), vectors.data(), static_cast<int>(vectors.size()));
+        return result < 0 ? -errno : result;
+    }
+    ssize_t write(std::span<const iovec> vectors) override {
+        if (write_error != 0)
+            return -write_error;
+        const ssize_t result = writev(ours.get(), vectors.data(), static_cast<int>(vectors.size()));
+        return result < 0 ? -errno : result;
+    }
+};
+
+struct Fixture {
+    GuestMemory memory = GuestMemory::create(ram_bytes).value();
+    LockedRange gate;
+    IoThread io;
+    Log log{-1};
+    DriverQueue receive_driver{memory, receive_rings, 16};
+    DriverQueue transmit_driver{memory, transmit_rings, 128};
+    Queue receive_queue = Queue::create(memory, receive_driver.setup()).value();
+    Queue transmit_queue = Queue::create(memory, transmit_driver.setup()).value();
+    FakeHost host;
+    Fd wire; // the far end
+    FakePort* port = nullptr;
+    std::unique_ptr<Net> net;
+
+    explicit Fixture(uint64_t features = mergeable) {
+        std::array<int, 2> ends{};
+        REQUIRE(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends.data()) == 0);
+        wire = Fd(ends[0]);
+        auto fake = std::make_unique<FakePort>();
+        fake->ours = Fd(ends[1]);
+        port = fake.get();
+        net = Net::create({.name = "net0"}, std::move(fake), memory, io.loop(), log).value();
+        memory.set_write_gate(&gate);
+        io.run([&] { activate(features); });
+    }
+    ~Fixture() {
+        io.run([&] { net.reset(); });
+    }
+    Fixture(const Fixture&) = delete;
+    Fixture& operator=(const Fixture&) = delete;
+
+    void activate(uint64_t features) {
+        const std::array queues{&receive_queue, &transmit_queue};
+        net->activate(features, queues, host);
+    }
+    void kick(uint16_t index) {
+        io.run([&] { net->process_queue(index); });
+    }
+    ssize_t send_frame(size_t bytes, uint8_t fill = 0x5a) {
+        std::vector<uint8_t> frame(bytes, fill);
+        std::fill_n(frame.begin(), std::min(bytes, header_bytes), uint8_t{0});
+        return send(wire.get(), frame.data(), frame.size(), 0);
+    }
+    ssize_t take_frame() {
+        std::vector<uint8_t> frame(70000);
+        return recv(wire.get(), frame.data(), frame.size(), 0);
+    }
+    // The used element that comes within five seconds.
+    Used received() {
+        REQUIRE(io.eventually([&] { return receive_driver.used_index() != taken; }));
+        ++taken;
+        return receive_driver.take_used().value_or(Used{});
+    }
+    uint16_t num_buffers(uint64_t buffer) { return memory.fetch<Le16>({buffer + 10}).value(); }
+    uint16_t taken = 0;
+};
+
+TEST_CASE("a frame lands in one buffer with its header and num_buffers 1") {
+    for (const uint64_t features : {uint64_t{0}, mergeable}) {
+        Fixture f(features);
+        const uint16_t head = f.receive_driver.add({{receive_at, 12, true}, {receive_at + 12, 1514, true}});
+        f.kick(0);
+        REQUIRE(f.send_frame(112) == 112);
+        CHECK(f.received() == Used{head, 112});
+        CHECK(f.num_buffers(receive_at) == 1);
+        CHECK(f.memory.fetch<uint8_t>({receive_at + 111}) == uint8_t{0x5a});
+        CHECK(f.memory.fetch<uint8_t>({receive_at + 112}) == uint8_t{0});
+        CHECK(f.host.notified != 0);
+        CHECK(f.memory.writes_in_flight() == 0);
+    }
+}
+
+TEST_CASE("a long frame spreads over mergeable buffers that appear together") {
+    Fixture f;
+    // Headers cut in two: num_buffers lies across a boundary.
+    const uint16_t first = f.receive_driver.add({{receive_at, 11, true}, {receive_at + 11, 89, true}});
+    const uint16_t second = f.receive_driver.add({{receive_at + 0x1000, 100, true}});
+    const uint16_t third = f.receive_driver.add({{receive_at + 0x2000, 100, true}});
+    const uint16_t fourth = f.receive_driver.add({{receive_at + 0x3000, 100, true}});
+    f.kick(0);
+    REQUIRE(f.send_frame(300) == 300);
+    CHECK(f.received() == Used{first, 100});
+    CHECK(f.receive_driver.used_index() == 3);
+    CHECK(f.received() == Used{second, 100});
+    CHECK(f.received() == Used{third, 100});
+    CHECK(f.num_buffers(receive_at) == 3);
+    REQUIRE(f.send_frame(20) == 20); // the fourth waited for the next frame
+    CHECK(f.received() == Used{fourth, 20});
+    CHECK(f.num_buffers(receive_at + 0x3000) == 1);
+}
+
+TEST_CASE("a frame longer than the buffers is dropped and costs no buffer") {
+    for (const uint64_t features : {uint64_t{0}, mergeable}) {
+        Fixture f(features);
+        const uint16_t head = f.receive_driver.add({{receive_at, 100, true}});
+        f.kick(0);
+        REQUIRE(f.send_frame(101) == 101);
+        REQUIRE(f.send_frame(100) == 100);
+        CHECK(f.received() == Used{head, 100});
+        CHECK(f.receive_driver.used_index() == 1);
+        CHECK(f.memory.fetch<uint8_t>({receive_at + 100}) == uint8_t{0});
+        CHECK(f.host.broken.empty());
+    }
+}
+
+TEST_CASE("without receive buffers frames stay in the port until the driver rings") {
+    Fixture f;
+    REQUIRE(f.send_frame(60) == 60);
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    f.io.run([&] { CHECK(f.port->reads == 0); });
+    const uint16_t head = f.receive_driver.add({{receive_at, 1526, true}});
+    f.kick(0);
+    CHECK(f.received() == Used{head, 60});
+    unsigned reads = 0;
+    f.io.run([&] { reads = f.port->reads; });
+    REQUIRE(f.send_frame(61) == 61);
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    f.io.run([&] { CHECK(f.port->reads == reads); });
+    const uint16_t again = f.receive_driver.add({{receive_at, 1526, true}});
+    f.kick(0);
+    CHECK(f.received() == Used{again, 61});
+}
+
+TEST_CASE("receive buffers in locked memory, outside RAM or without room break the device") {
+    for (const Buffer& buffer :
+         {Buffer{receive_at + 0x1000, 200, true}, Buffer{ram_bytes - 100, 200, true},
+          Buffer{~0ULL - 4096, 200, true}, Buffer{receive_at, 11, true}, Buffer{receive_at, 200, false}}) {
+        Fixture f;
+        f.gate.locked = GuestRange::of({receive_at + 0x1000 + 199}, 1);
+        f.receive_driver.add({buffer});
+        f.kick(0);
+        f.send_frame(150);
+        CHECK(f.io.eventually([&] { return !f.host.broken.empty(); }));
+        CHECK(f.receive_driver.used_index() == 0);
+        CHECK(f.memory.fetch<uint8_t>({receive_at + 0x1000 + 20}) == uint8_t{0});
+        CHECK(f.memory.writes_in_flight() == 0);
+    }
+}
+
+TEST_CASE("frames are sent as they are, whatever their cut") {
+    Fixture f;
+    REQUIRE(f.memory.store({transmit_at + 40}, uint8_t{0x77}));
+    const uint16_t head =
+        f.transmit_driver.add({{transmit_at, 5}, {transmit_at + 5, 35}, {transmit_at + 40, 1}});
+    f.kick(1);
+    std::array<uint8_t, 64> frame{};
+    CHECK(recv(f.wire.get(), frame.data(), frame.size(), 0) == 41);
+    CHECK(frame[40] == 0x77);
+    CHECK(f.transmit_driver.take_used() == Used{head, 0});
+}
+
+TEST_CASE("bad frames are dropped and the next is sent") {
+    Fixture f;
+    f.transmit_driver.add({{transmit_at, 12}});       // a header alone
+    f.transmit_driver.add({{transmit_at, 11}});       // not even that
+    f.transmit_driver.add({{transmit_at, 64, true}}); // nothing to read
+    f.transmit_driver.add({{ram_bytes - 10, 64}});    // outside RAM
+    f.transmit_driver.add({{transmit_at, Net::max_frame_bytes + 1}});
+    f.transmit_driver.add({{transmit_at, Net::max_frame_bytes}});
+    f.transmit_driver.add({{transmit_at, 60}});
+    f.kick(1);
+    CHECK(f.transmit_driver.used_index() == 7);
+    CHECK(f.take_frame() == Net::max_frame_bytes);
+    CHECK(f.take_frame() == 60);
+    CHECK(f.take_frame() == -1);
+    f.io.run([&] { f.port->write_error = EINVAL; }); // as the kernel answers a senseless header
+    f.transmit_driver.add({{transmit_at, 60}});
+    f.kick(1);
+    CHECK(f.transmit_driver.used_index() == 8);
+    CHECK(f.host.broken.empty());
+}
+
+TEST_CASE("a full port keeps frames in the ring and resumes by itself, in order") {
+    Fixture f;
+    constexpr unsigned frames = 120;
+    const int small = 1; // the kernel makes it its minimum, a few frames
+    REQUIRE(setsockopt(f.port->ours.get(), SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)) == 0);
+    for (unsigned i = 0; i < frames; ++i)
+        f.transmit_driver.add({{transmit_at, 20 + i}});
+    f.kick(1);
+    CHECK(f.transmit_driver.used_index() < frames);
+    for (unsigned i = 0; i < frames; ++i) {
+        ssize_t bytes = -1;
+        REQUIRE(f.io.eventually([&] { return (bytes = f.take_frame()) >= 0; }));
+        REQUIRE(bytes == 20 + i);
+    }
+    CHECK(f.io.eventually([&] { return f.transmit_driver.used_index() == frames; }));
+}
+
+TEST_CASE("one wakeup sends a batch and asks for another") {
+    Fixture f;
+    for (unsigned i = 0; i < 100; ++i)
+        f.transmit_driver.add({{transmit_at, 12}}); // dropped at once: the port cannot slow this down
+    uint16_t after_first = 0;
+    f.io.run([&] {
+        f.net->process_queue(1);
+        after_first = f.transmit_driver.used_index();
+    });
+    CHECK(after_first == 64);
+    CHECK(f.host.again == 1);
+    f.kick(1);
+    CHECK(f.transmit_driver.used_index() == 100);
+    CHECK(f.host.again == 1);
+}
+
+TEST_CASE("offloads follow the features and need the checksum") {
+    const Fixture f(1ULL << 1 | 1ULL << 7 | 1ULL << 9);
+    CHECK(f.port->offloads.checksum);
+    CHECK(f.port->offloads.tso4);
+    CHECK_FALSE(f.port->offloads.tso6);
+    CHECK(f.port->offloads.ecn);
+}
+
+TEST_CASE("reset forgets buffers, and a new activation starts with new rings") {
+    Fixture f;
+    f.receive_driver.add({{receive_at, 1526, true}});
+    f.kick(0);
+    REQUIRE(f.send_frame(60) == 60);
+    f.received();
+    f.receive_driver.add({{receive_at, 1526, true}});
+    f.kick(0);
+    bool done = false;
+    f.io.run([&] { f.net->reset([&] { done = true; }); });
+    CHECK(done);
+    REQUIRE(f.send_frame(61) == 61);
+    f.kick(0);
+    f.kick(1);
+    CHECK(f.receive_driver.used_index() == 1);
+    f.io.run([&] {
+        f.receive_driver.restart();
+        f.transmit_driver.restart();
+        f.receive_queue = Queue::create(f.memory, f.receive_driver.setup()).value();
+        f.transmit_queue = Queue::create(f.memory, f.transmit_driver.setup()).value();
+        f.activate(0);
+    });
+    f.taken = 0;
+    const uint16_t head = f.receive_driver.add({{receive_at + 0x1000, 1526, true}});
+    f.kick(0);
+    CHECK(f.received() == Used{head, 61});
+}
+
+TEST_CASE("a port that goes away is left alone, and the guest's frames are dropped") {
+    Fixture f;
+    f.receive_driver.add({{receive_at, 1526, true}});
+    f.kick(0);
+    f.wire = Fd();
+    f.io.run([&] { f.net->reset([] {}); });
+    f.io.run([&] {
+        f.receive_driver.restart();
+        f.transmit_driver.restart();
+        f.receive_queue = Queue::create(f.memory, f.receive_driver.setup()).value();
+        f.transmit_queue = Queue::create(f.memory, f.transmit_driver.setup()).value();
+        f.activate(mergeable);
+    });
+    f.transmit_driver.add({{transmit_at, 60}});
+    f.kick(1);
+    CHECK(f.io.eventually([&] { return f.transmit_driver.used_index() == 1; }));
+    CHECK(f.host.broken.empty());
+}
+
+TEST_CASE("the address is what was asked for, or random, unicast and locally administered") {
+    const GuestMemory memory = GuestMemory::create(ram_bytes).value();
+    const auto loop = EventLoop::create().value();
+    const Log log(-1);
+    const MacAddress given{0x02, 1, 2, 3, 4, 5};
+    const auto fixed =
+        Net::create({.mac = given, .name = "net0"}, std::make_unique<FakePort>(), memory, *loop, log).value();
+    std::array<std::byte, 8> config{};
+    config.fill(std::byte{0xff});
+    fixed->read_config(0, config);
+    CHECK(config[5] == std::byte{5});
+    CHECK(config[6] == std::byte{0});
+    fixed->read_config(~0ULL - 2, config);
+    CHECK(config[7] == std::byte{0});
+    const auto random =
+        Net::create({.name = "net0"}, std::make_unique<FakePort>(), memory, *loop, log).value();
+    CHECK((random->mac()[0] & 3) == 2);
+    const MacAddress multicast{0x01, 0, 0x5e, 0, 0, 1};
+    const auto refused =
+        Net::create({.mac = multicast, .name = "net0"}, std::make_unique<FakePort>(), memory, *loop, log);
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().message().find("01:00:5e:00:00:01") != std::string::npos);
+}
+
+TEST_CASE("a tap that is missing or misnamed is refused with what to do") {
+    const auto missing = TapDevice::open("casemate-none");
+    REQUIRE_FALSE(missing);
+    CHECK(missing.error().message().find("ip tuntap add dev casemate-none") != std::string::npos);
+    CHECK(missing.error().blame() == Blame::usage);
+    CHECK_FALSE(TapDevice::open(""));
+    CHECK_FALSE(TapDevice::open("a-name-of-16-chr"));
+}
+
+// Sends and receives through the host's own stack: what the socket pair cannot show.
+TEST_CASE("a real tap takes frames, refuses senseless headers and a second user") {
+    const auto tun = open_file("/dev/net/tun", O_RDWR);
+    ifreq request{};
+    std::string("csmt%d").copy(request.ifr_name, IFNAMSIZ - 1);
+    request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+    if (!tun || ioctl(tun->get(), TUNSETIFF, &request) != 0) {
+        MESSAGE("no tap interface can be made here: the real tap was not tested");
+        return;
+    }
+    const std::string name = request.ifr_name;
+    const auto busy = TapDevice::open(name);
+    REQUIRE_FALSE(busy);
+    CHECK(busy.error().number() == EBUSY);
+    CHECK_FALSE(TapDevice::open("lo"));
+
+    // Persistent while we change its user.
+    REQUIRE(ioctl(tun->get(), TUNSETPERSIST, 1UL) == 0);
+    const ifreq detach = request;
+    const Fd control(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    REQUIRE(ioctl(control.get(), SIOCGIFFLAGS, &request) == 0);
+    request.ifr_flags = static_cast<short>(request.ifr_flags | IFF_UP);
+    REQUIRE(ioctl(control.get(), SIOCSIFFLAGS, &request) == 0);
+    std::string(detach.ifr_name).copy(request.ifr_name, IFNAMSIZ - 1);
+    dup2(control.get(), tun->get()); // closes the first user's attachment
+    {
+        const auto tap = TapDevice::open(name);
+        REQUIRE(tap);
+        CHECK((*tap)->set_offloads({.checksum = true, .tso4 = true, .tso6 = true, .ecn = true}));
+        std::array<uint8_t, 12 + 60> frame{};
+        std::fill_n(frame.begin() + 12, 6, uint8_t{0xff});
+        frame[12 + 6] = 2;
+        frame[12 + 12] = 0x88;
+        frame[12 + 13] = 0xb5; // local experimental EtherType: nobody answers
+        const std::array vectors{iovec{frame.data(), frame.size()}};
+        CHECK((*tap)->write(vectors) == 72);
+        frame[1] = 0x7f; // no such GSO type
+        CHECK((*tap)->write(vectors) == -EINVAL);
+        frame[1] = 0;
+        frame[0] = 1; // checksum behind the frame's end
+        frame[6] = frame[7] = 0xff;
+        CHECK((*tap)->write(vectors) == -EINVAL);
+        std::array<uint8_t, 2048> in{};
+        const std::array room{iovec{in.data(), in.size()}};
+        ssize_t result = 0;
+        while ((result = (*tap)->read(room)) > 0) // the host's own IPv6 chatter, if any
+            CHECK(result > 12);
+        CHECK(result == -EAGAIN);
+    }
+    const Fd again = open_file("/dev/net/tun", O_RDWR).value();
+    ifreq owner = detach;
+    owner.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+    REQUIRE(ioctl(again.get(), TUNSETIFF, &owner) == 0);
+    CHECK(ioctl(again.get(), TUNSETPERSIST, 0UL) == 0);
+}
+
+} // namespace
+} // namespace casemate::virtio
