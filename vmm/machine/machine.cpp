@@ -6,6 +6,8 @@
 #include "boot/initrd.hpp"
 #include "boot/kernel_image.hpp"
 #include "boot/zero_page.hpp"
+#include "devices/virtio/blk.hpp"
+#include "devices/virtio/net.hpp"
 #include "devices/virtio/rng.hpp"
 #include "kvm/system.hpp"
 #include "machine/cpuid.hpp"
@@ -124,8 +126,21 @@ Result<void> Machine::add_virtio(std::unique_ptr<virtio::VirtioDevice> device) {
     return {};
 }
 
-Result<void> Machine::add_virtio_devices(const Config& /*config*/) {
+Result<void> Machine::add_virtio_devices(const Config& config) {
     TRY(m_mmio.add(layout::ecam.start.value, layout::ecam.bytes, m_pci, layout::ecam.name));
+    for (size_t i = 0; i < config.disks.size(); ++i) {
+        const virtio::Blk::Options options{.path = config.disks[i].path,
+                                           .read_only = config.disks[i].read_only,
+                                           .name = fmt::format("disk{}", i)};
+        auto disk = TRY(virtio::Blk::create(options, m_memory, m_loop, m_log));
+        TRY(add_virtio(std::move(disk)));
+    }
+    for (size_t i = 0; i < config.nets.size(); ++i) {
+        const virtio::Net::Options options{
+            .interface = config.nets[i].tap, .mac = config.nets[i].mac, .name = fmt::format("net{}", i)};
+        auto net = TRY(virtio::Net::create(options, m_memory, m_loop, m_log));
+        TRY(add_virtio(std::move(net)));
+    }
     return add_virtio(std::make_unique<virtio::Rng>(m_memory));
 }
 
