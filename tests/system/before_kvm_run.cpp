@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// Starts a monitor and prints the CPU time in microseconds that it has used, all threads together, when it
+// first enters a guest; then kills it. A seccomp filter stops the monitor at its first KVM_RUN
+// (seccomp_unotify(2)).
+#include <cerrno>
+#include <csignal>
+#include <cstddef>
+#include <cstdio>
+#include <cstdlib>
+#include <ctime>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/kvm.h>
+#include <linux/seccomp.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace {
+
+[[noreturn]] void die(const char* what) {
+    std::perror(what);
+    std::exit(125);
+}
+
+int64_t microseconds(clockid_t clock) {
+    timespec now{};
+    if (clock_gettime(clock, &now) < 0)
+        die("clock_gettime");
+    return now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+int stop_at_kvm_run() {
+    sock_filter program[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_ioctl, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, args[1])),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, KVM_RUN, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    const sock_fprog filter{.len = sizeof program / sizeof *program, .filter = program};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+        die("PR_SET_NO_NEW_PRIVS");
+    const long listener =
+        syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &filter);
+    if (listener < 0)
+        die("seccomp");
+    return static_cast<int>(listener);
+}
+
+struct Shared {
+    int listener; // the child's number for it
+    int64_t at_exec;
+};
+
+} // namespace
+
+int main(int argc, char** argv) {
+    if (argc < 2)
+        return std::fputs("usage: before-kvm-run MONITOR [ARGUMENT]...\n", stderr), 2;
+    void* const page =
+        mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    int channel[2];
+    if (page == MAP_FAILED || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, channel) < 0)
+        die("before-kvm-run");
+    auto* const shared = static_cast<Shared*>(page);
+
+    const pid_t child = fork();
+    if (child < 0)
+        die("fork");
+    char token = 0;
+    if (child == 0) {
+        // Without the parent's end, a read ends when the parent is gone.
+        close(channel[0]);
+        shared->listener = stop_at_kvm_run();
+        if (write(channel[1], &token, 1) != 1 || read(channel[1], &token, 1) != 1)
+            std::exit(125);
+        close(shared->listener);
+        shared->at_exec = microseconds(CLOCK_PROCESS_CPUTIME_ID);
+        execvp(argv[1], argv + 1);
+        die(argv[1]);
+    }
+    close(channel[1]);
+    if (read(channel[0], &token, 1) != 1)
+        die("before-kvm-run: no filter");
+    const long pidfd = syscall(SYS_pidfd_open, child, 0);
+    const long listener = syscall(SYS_pidfd_getfd, pidfd, shared->listener, 0);
+    if (listener < 0 || write(channel[0], &token, 1) != 1)
+        die("pidfd_getfd");
+
+    seccomp_notif stopped{};
+    clockid_t clock{};
+    if (ioctl(static_cast<int>(listener), SECCOMP_IOCTL_NOTIF_RECV, &stopped) < 0 ||
+        clock_getcpuclockid(child, &clock) != 0) {
+        std::fputs("before-kvm-run: it ended without KVM_RUN\n", stderr);
+        return 1;
+    }
+    std::printf("%lld\n", static_cast<long long>(microseconds(clock) - shared->at_exec));
+    kill(child, SIGKILL);
+    waitpid(child, nullptr, 0);
+    return 0;
+}

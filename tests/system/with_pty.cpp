@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs a program on a new terminal: our stdin is what is typed there, our stdout what it shows; its stderr is
+// ours. Says on stderr whether the program left the terminal's settings as it found them. Exits as it exits.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <poll.h>
+#include <pty.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <utmp.h>
+
+namespace {
+
+bool copy(int from, int to) {
+    char buffer[4096];
+    const ssize_t count = read(from, buffer, sizeof buffer);
+    return count > 0 && write(to, buffer, static_cast<size_t>(count)) == count;
+}
+
+[[noreturn]] void die(const char* what) {
+    std::perror(what);
+    std::exit(125);
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+    int master = -1;
+    int terminal = -1;
+    const int messages = dup(2);
+    if (argc < 2 || messages < 0 || openpty(&master, &terminal, nullptr, nullptr, nullptr) < 0)
+        die("with-pty");
+    termios before{};
+    if (tcgetattr(terminal, &before) < 0)
+        die("with-pty: tcgetattr");
+
+    const pid_t child = fork();
+    if (child < 0)
+        die("with-pty: fork");
+    if (child == 0) {
+        close(master);
+        if (login_tty(dup(terminal)) < 0 || dup2(messages, 2) < 0)
+            die("with-pty: login_tty");
+        close(terminal);
+        execvp(argv[1], argv + 1);
+        die(argv[1]);
+    }
+
+    // We keep `terminal` open to look at its settings afterwards, so its end is the child's end.
+    int status = 0;
+    bool typing = true;
+    while (waitpid(child, &status, WNOHANG) == 0) {
+        pollfd ready[] = {{.fd = master, .events = POLLIN, .revents = 0},
+                          {.fd = typing ? 0 : -1, .events = POLLIN, .revents = 0}};
+        poll(ready, 2, 100);
+        if ((ready[0].revents & POLLIN) != 0)
+            copy(master, 1);
+        if ((ready[1].revents & (POLLIN | POLLHUP)) != 0)
+            typing = copy(0, master);
+    }
+    for (pollfd left{.fd = master, .events = POLLIN, .revents = 0}; poll(&left, 1, 0) > 0;)
+        copy(master, 1);
+
+    termios after{};
+    if (tcgetattr(terminal, &after) < 0)
+        die("with-pty: tcgetattr");
+    const bool restored = before.c_iflag == after.c_iflag && before.c_oflag == after.c_oflag &&
+                          before.c_cflag == after.c_cflag && before.c_lflag == after.c_lflag &&
+                          std::memcmp(before.c_cc, after.c_cc, sizeof before.c_cc) == 0;
+    std::fprintf(stderr, "with-pty: terminal %s\n", restored ? "restored" : "left changed");
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
