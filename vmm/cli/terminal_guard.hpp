@@ -16,8 +16,7 @@ namespace casemate {
 
 // Construct it before Terminal::enter_raw(), from the main thread, at most one at a time. While it lives:
 // - signals that end the process restore the terminal first, then do so with the same wait status. A signal
-// that
-//   the caller blocks, to take it from a signalfd, is left to the caller;
+//   that the caller blocks, to take it from a signalfd, is left to the caller;
 // - SIGTSTP restores the terminal and stops; SIGCONT makes it raw again, in the foreground;
 // - SIGTTIN and SIGTTOU are ignored, so a job put into the background runs on, without its input, and so is
 //   SIGPIPE: a console that nobody reads is no reason to end a guest. Nor is a disk image at RLIMIT_FSIZE,
