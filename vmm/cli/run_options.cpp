@@ -3,26 +3,43 @@
 
 #include "memory/layout.hpp"
 
+#include <algorithm>
+#include <array>
 #include <charconv>
 #include <cstdio>
 #include <fmt/core.h>
-
-// Commas separate the parts of one --disk or --net, not several of them.
-#define CXXOPTS_VECTOR_DELIMITER '\0'
-#define CXXOPTS_NO_REGEX
-#include <cxxopts.hpp>
+#include <getopt.h>
+#include <vector>
 
 namespace casemate {
 namespace {
 
-constexpr const char* example =
-    "Example:\n"
-    "  casemate run --kernel bzImage --initrd rootfs.cpio --memory 512M --cpus 2 \\\n"
-    "      --disk data.img --net tap=tap0\n\n"
-    "The guest's serial console is this terminal. Ctrl-A x ends the guest, Ctrl-A c\n"
-    "presses its power button, Ctrl-A h lists the rest.\n"
-    "Exit status: 0 power-off or reboot, 1 host failure, 2 usage, 10 guest panic or\n"
-    "triple fault, 22 a memory fault that nothing explains.\n";
+constexpr const char* help_text =
+    R"(Usage: casemate run --kernel FILE [OPTION]...
+
+Boots a Linux guest with its serial console on this terminal.
+
+  --kernel FILE             vmlinux or bzImage
+  --initrd FILE             initial RAM disk
+  --cmdline TEXT            kernel command line (default: console=ttyS0)
+  --memory SIZE             RAM with its unit, 16M or more (default: 256M)
+  --cpus N                  virtual CPUs, 1 to 32 (default: 1)
+  --disk FILE[,ro]          raw file or block device as a virtio disk; repeatable
+  --net tap=IF[,mac=M]      virtio network device on an existing tap interface; repeatable
+  --force                   start even where KVM is too slow to boot Linux
+  --help                    print this
+
+Example:
+  casemate run --kernel bzImage --initrd rootfs.cpio --memory 512M --cpus 2 \
+      --disk data.img --net tap=tap0
+
+On a terminal, Ctrl-A x ends the guest, Ctrl-A c presses its power button and
+Ctrl-A h lists the rest. SIGTERM or SIGINT presses the power button, a second
+one ends the guest.
+
+Exit status: 0 power-off or reboot, 1 host failure, 2 usage, 10 guest panic or
+triple fault, 22 a memory fault that nothing explains.
+)";
 
 template <typename T>
 std::optional<T> parse_number(std::string_view text, int base = 10) {
@@ -95,54 +112,54 @@ Result<NetConfig> parse_net(std::string_view text) {
     return net;
 }
 
-cxxopts::Options make_options() {
-    cxxopts::Options options("casemate run",
-                             "Boots a Linux guest with its serial console on this terminal.\n");
-    options.custom_help("--kernel FILE [OPTION]...");
-    options.add_options()("kernel", "vmlinux or bzImage", cxxopts::value<std::string>(),
-                          "FILE")("initrd", "initial RAM disk", cxxopts::value<std::string>(), "FILE")(
-        "cmdline", "kernel command line", cxxopts::value<std::string>()->default_value("console=ttyS0"),
-        "TEXT")("memory", "RAM with its unit, 16M or more",
-                cxxopts::value<std::string>()->default_value("256M"),
-                "SIZE")("cpus", "virtual CPUs, 1 to 32", cxxopts::value<std::string>()->default_value("1"),
-                        "N")("disk", "raw file or block device as a virtio disk; repeatable",
-                             cxxopts::value<std::vector<std::string>>(), "FILE[,ro]")(
-        "net", "virtio network device on an existing tap interface; repeatable",
-        cxxopts::value<std::vector<std::string>>(), "tap=IF[,mac=M]")(
-        "force", "start even where KVM is too slow to boot Linux")("h,help", "print this help");
-    return options;
+enum class Option : int { kernel = 256, initrd, cmdline, memory, cpus, disk, net, force, help };
+
+constexpr option make_option(const char* name, Option value, int argument) {
+    return {.name = name, .has_arg = argument, .flag = nullptr, .val = static_cast<int>(value)};
 }
 
-Result<std::optional<RunOptions>> parse(std::span<const char* const> arguments) {
-    cxxopts::Options options = make_options();
-    std::vector<const char*> argv{"casemate run"};
-    argv.insert(argv.end(), arguments.begin(), arguments.end());
-    const cxxopts::ParseResult parsed = options.parse(static_cast<int>(argv.size()), argv.data());
-    if (parsed.count("help") != 0) {
-        std::fputs(options.help().c_str(), stdout);
-        std::fputs(example, stdout);
-        return std::nullopt;
+constexpr std::array options{make_option("kernel", Option::kernel, required_argument),
+                             make_option("initrd", Option::initrd, required_argument),
+                             make_option("cmdline", Option::cmdline, required_argument),
+                             make_option("memory", Option::memory, required_argument),
+                             make_option("cpus", Option::cpus, required_argument),
+                             make_option("disk", Option::disk, required_argument),
+                             make_option("net", Option::net, required_argument),
+                             make_option("force", Option::force, no_argument),
+                             make_option("help", Option::help, no_argument),
+                             option{}};
+
+Result<void> take_option(Option name, std::string_view value, RunOptions& run) {
+    Config& config = run.config;
+    switch (name) {
+    case Option::kernel:
+        config.kernel = value;
+        break;
+    case Option::initrd:
+        config.initrd = value;
+        break;
+    case Option::cmdline:
+        config.command_line = value;
+        break;
+    case Option::memory:
+        config.memory_bytes = TRY(parse_memory(value));
+        break;
+    case Option::cpus:
+        config.cpus = TRY(parse_cpus(value));
+        break;
+    case Option::disk:
+        config.disks.push_back(TRY(parse_disk(value)));
+        break;
+    case Option::net:
+        config.nets.push_back(TRY(parse_net(value)));
+        break;
+    case Option::force:
+        run.force = true;
+        break;
+    case Option::help:
+        break;
     }
-    if (!parsed.unmatched().empty())
-        return fail(Error::usage(fmt::format("unexpected argument {}", parsed.unmatched().front())));
-    if (parsed.count("kernel") == 0)
-        return fail(Error::usage(
-            "no kernel given: --kernel FILE, a vmlinux or bzImage; tools/guest-kernel builds one"));
-    RunOptions run;
-    run.force = parsed.count("force") != 0;
-    run.config.kernel = parsed["kernel"].as<std::string>();
-    if (parsed.count("initrd") != 0)
-        run.config.initrd = parsed["initrd"].as<std::string>();
-    run.config.command_line = parsed["cmdline"].as<std::string>();
-    run.config.memory_bytes = TRY(parse_memory(parsed["memory"].as<std::string>()));
-    run.config.cpus = TRY(parse_cpus(parsed["cpus"].as<std::string>()));
-    if (parsed.count("disk") != 0)
-        for (const std::string& text : parsed["disk"].as<std::vector<std::string>>())
-            run.config.disks.push_back(TRY(parse_disk(text)));
-    if (parsed.count("net") != 0)
-        for (const std::string& text : parsed["net"].as<std::vector<std::string>>())
-            run.config.nets.push_back(TRY(parse_net(text)));
-    return run;
+    return {};
 }
 
 } // namespace
@@ -161,11 +178,38 @@ Result<uint64_t> parse_size(std::string_view text) {
 }
 
 Result<std::optional<RunOptions>> parse_run_options(std::span<const char* const> arguments) {
-    try {
-        return parse(arguments);
-    } catch (const cxxopts::exceptions::exception& exception) {
-        return fail(Error::usage(std::string(exception.what()) + "; see casemate run --help"));
+    // getopt_long permutes its argv, but leaves the strings alone.
+    std::vector<char*> argv{const_cast<char*>("casemate run")};
+    for (const char* const argument : arguments)
+        argv.push_back(const_cast<char*>(argument));
+    argv.push_back(nullptr);
+    const auto argc = static_cast<int>(argv.size() - 1);
+    RunOptions run;
+    opterr = 0;
+    optind = 0; // glibc: start over
+    for (;;) {
+        const int at = optind == 0 ? 1 : optind;
+        const int found = getopt_long(argc, argv.data(), ":", options.data(), nullptr);
+        if (found == -1)
+            break;
+        if (found == ':')
+            return fail(
+                Error::usage(fmt::format("{} needs a value; see casemate run --help", argv[optind - 1])));
+        if (found == '?')
+            return fail(Error::usage(fmt::format("unknown option {}; see casemate run --help", argv[at])));
+        if (found == static_cast<int>(Option::help)) {
+            std::fputs(help_text, stdout);
+            return std::nullopt;
+        }
+        TRY(take_option(static_cast<Option>(found), optarg == nullptr ? "" : optarg, run));
     }
+    if (optind < argc)
+        return fail(
+            Error::usage(fmt::format("unexpected argument {}; see casemate run --help", argv[optind])));
+    if (run.config.kernel.empty())
+        return fail(Error::usage(
+            "no kernel given: --kernel FILE, a vmlinux or bzImage; tools/guest-kernel builds one"));
+    return run;
 }
 
 } // namespace casemate

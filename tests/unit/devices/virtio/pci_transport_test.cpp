@@ -155,7 +155,7 @@ TEST_CASE("a request goes in by the doorbell and comes out with its interrupt") 
 TEST_CASE("a doorbell write that arrives as an exit works in every width") {
     Fixture f;
     f.start();
-    for (const size_t width : {1, 2, 4, 8}) {
+    for (const size_t width : {1U, 2U, 4U, 8U}) {
         f.queue.add({{data, 16}});
         f.driver.kick(0, width);
         f.run_io();
