@@ -5,8 +5,10 @@
 #include "machine/exit_status.hpp"
 
 #include <cstdio>
+#include <fcntl.h>
 #include <span>
 #include <string_view>
+#include <unistd.h>
 
 namespace {
 
@@ -18,10 +20,21 @@ constexpr const char* help = "casemate boots Linux guests that can make their ow
                              "casemate SUBCOMMAND --help tells more. On a machine without usable KVM,\n"
                              "tools/kvm-host emulates a host that has it.\n";
 
+// A descriptor opened later must never become standard output by number.
+bool occupy_standard_descriptors() {
+    int descriptor = 0;
+    do
+        descriptor = open("/dev/null", O_RDWR);
+    while (descriptor >= 0 && descriptor <= STDERR_FILENO);
+    return descriptor > STDERR_FILENO && close(descriptor) == 0;
+}
+
 } // namespace
 
 int main(int argc, char** argv) {
     const std::span<const char* const> arguments(argv, static_cast<size_t>(argc));
+    if (!occupy_standard_descriptors())
+        return casemate::exit_status(casemate::EndReason::host_failure).status;
     const std::string_view command = argc > 1 ? argv[1] : "";
     if (command == "run")
         return casemate::run_command(arguments.subspan(2));

@@ -7,8 +7,10 @@
 #include "cli/terminal_guard.hpp"
 #include "devices/console.hpp"
 #include "devices/terminal.hpp"
+#include "kvm/system.hpp"
 #include "machine/exit_status.hpp"
 #include "machine/machine.hpp"
+#include "probe/host_probe.hpp"
 
 #include <array>
 #include <cerrno>
@@ -58,7 +60,24 @@ private:
     unsigned m_seen = 0;
 };
 
+// A KVM without hardware virtualization would take hours to boot Linux, without a word.
+Result<void> insist_on_speed(const RunOptions& options) {
+    if (options.force)
+        return {};
+    const System system = TRY(System::open());
+    const SpeedReport speed = probe_speed_at_start(system);
+    if (speed.useful)
+        return {};
+    return fail(
+        Error(speed.ratio ? fmt::format("this KVM runs guest code {:.0f} times slower than the processor, "
+                                        "too slow to boot Linux",
+                                        *speed.ratio)
+                          : std::string("this KVM is too slow to boot Linux"))
+            .hint("tools/kvm-host emulates a faster host, --force goes on; casemate check tells more"));
+}
+
 Result<MachineEnd> run_machine(const RunOptions& options, const Log& log) {
+    TRY(insist_on_speed(options));
     const Fd signals = TRY(take_ending_signals());
     const auto loop = TRY(EventLoop::create());
     Terminal terminal(STDIN_FILENO);

@@ -16,11 +16,11 @@ namespace casemate {
 
 // Construct it before Terminal::enter_raw(), from the main thread, at most one at a time. While it lives:
 // - signals that end the process restore the terminal first, then do so with the same wait status. A signal
-// that
-//   the caller blocks, to take it from a signalfd, is left to the caller;
+//   that the caller blocks, to take it from a signalfd, is left to the caller;
 // - SIGTSTP restores the terminal and stops; SIGCONT makes it raw again, in the foreground;
 // - SIGTTIN and SIGTTOU are ignored, so a job put into the background runs on, without its input, and so is
-//   SIGPIPE: a console that nobody reads is no reason to end a guest.
+//   SIGPIPE: a console that nobody reads is no reason to end a guest. Nor is a disk image at RLIMIT_FSIZE,
+//   whose SIGXFSZ is ignored: the write then fails with EFBIG and the guest sees an I/O error.
 // Seccomp filters that kill cannot be caught; those that trap (SIGSYS) can.
 class TerminalGuard {
 public:
@@ -31,9 +31,9 @@ public:
     ~TerminalGuard();
 
 private:
-    static constexpr std::array ignored{SIGTTIN, SIGTTOU, SIGPIPE};
-    static constexpr std::array deadly{SIGHUP, SIGINT,  SIGQUIT, SIGTERM, SIGSEGV, SIGBUS,  SIGILL,
-                                       SIGFPE, SIGABRT, SIGTRAP, SIGSYS,  SIGXCPU, SIGXFSZ, SIGALRM};
+    static constexpr std::array ignored{SIGTTIN, SIGTTOU, SIGPIPE, SIGXFSZ};
+    static constexpr std::array deadly{SIGHUP, SIGINT,  SIGQUIT, SIGTERM, SIGSEGV, SIGBUS, SIGILL,
+                                       SIGFPE, SIGABRT, SIGTRAP, SIGSYS,  SIGXCPU, SIGALRM};
     static constexpr std::array job_control{SIGTSTP, SIGCONT};
 
     struct Saved {
