@@ -61,8 +61,10 @@ struct Shared {
 } // namespace
 
 int main(int argc, char** argv) {
-    if (argc < 2)
-        return std::fputs("usage: before-kvm-run MONITOR [ARGUMENT]...\n", stderr), 2;
+    if (argc < 2) {
+        (void)std::fputs("usage: before-kvm-run MONITOR [ARGUMENT]...\n", stderr);
+        return 2;
+    }
     void* const page =
         mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     int channel[2];
@@ -97,10 +99,10 @@ int main(int argc, char** argv) {
     clockid_t clock{};
     if (ioctl(static_cast<int>(listener), SECCOMP_IOCTL_NOTIF_RECV, &stopped) < 0 ||
         clock_getcpuclockid(child, &clock) != 0) {
-        std::fputs("before-kvm-run: it ended without KVM_RUN\n", stderr);
+        (void)std::fputs("before-kvm-run: it ended without KVM_RUN\n", stderr);
         return 1;
     }
-    std::printf("%lld\n", static_cast<long long>(microseconds(clock) - shared->at_exec));
+    (void)std::printf("%lld\n", static_cast<long long>(microseconds(clock) - shared->at_exec));
     kill(child, SIGKILL);
     waitpid(child, nullptr, 0);
     return 0;

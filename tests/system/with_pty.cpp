@@ -68,6 +68,6 @@ int main(int argc, char** argv) {
     const bool restored = before.c_iflag == after.c_iflag && before.c_oflag == after.c_oflag &&
                           before.c_cflag == after.c_cflag && before.c_lflag == after.c_lflag &&
                           std::memcmp(before.c_cc, after.c_cc, sizeof before.c_cc) == 0;
-    std::fprintf(stderr, "with-pty: terminal %s\n", restored ? "restored" : "left changed");
+    (void)std::fprintf(stderr, "with-pty: terminal %s\n", restored ? "restored" : "left changed");
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }

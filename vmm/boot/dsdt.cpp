@@ -118,7 +118,9 @@ Bytes dsdt_code() {
     Bytes code = scope("\\_SB", {pci_host(), motherboard(), serial_port(), real_time_clock(),
                                  panic_notifier(), power_button(), generic_event_device()})
                      .bytes;
-    const Bytes s5 = name("\\_S5", package({integer(layout::soft_off_sleep_type), integer(0), integer(0), integer(0)})).bytes;
+    const Bytes s5 =
+        name("\\_S5", package({integer(layout::soft_off_sleep_type), integer(0), integer(0), integer(0)}))
+            .bytes;
     code.insert(code.end(), s5.begin(), s5.end());
     return code;
 }

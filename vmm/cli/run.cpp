@@ -109,9 +109,10 @@ int run_command(std::span<const char* const> arguments) {
         log.host(options.error().message());
         return usage_status;
     }
-    if (!options->has_value())
+    const std::optional<RunOptions>& run = *options;
+    if (!run)
         return 0;
-    const auto end = run_machine(**options, log);
+    const auto end = run_machine(*run, log);
     if (!end) {
         log.host(end.error().message());
         return end.error().blame() == Blame::usage ? usage_status

@@ -14,8 +14,7 @@ public:
         : m_interrupts(&interrupts)
         , m_gsi(gsi) {}
     void set_level(bool level) override {
-        if (const auto done = m_interrupts->vm().set_interrupt_line(m_gsi, level); !done)
-            m_interrupts->report(done.error());
+        m_interrupts->report_failure(m_interrupts->vm().set_interrupt_line(m_gsi, level));
     }
 
 private:
@@ -30,10 +29,13 @@ public:
         , m_first_gsi(first_gsi)
         , m_events(std::move(events))
         , m_routes(m_events.size()) {}
+    KvmMessageInterrupts(const KvmMessageInterrupts&) = delete;
+    KvmMessageInterrupts& operator=(const KvmMessageInterrupts&) = delete;
     ~KvmMessageInterrupts() override {
         for (uint32_t i = 0; i < m_events.size(); ++i)
             if (m_routes[i].attached)
-                (void)m_interrupts->vm().detach_interrupt(m_first_gsi + i, m_events[i].get());
+                m_interrupts->report_failure(
+                    m_interrupts->vm().detach_interrupt(m_first_gsi + i, m_events[i].get()));
     }
 
     uint32_t count() const override { return static_cast<uint32_t>(m_events.size()); }
@@ -47,7 +49,7 @@ public:
         if (done && !route.attached)
             done = m_interrupts->vm().attach_interrupt(m_first_gsi + vector, m_events[vector].get());
         if (!done)
-            return m_interrupts->report(done.error());
+            return m_interrupts->report_failure(done);
         route = {.attached = true, .address = address, .data = data};
     }
 
@@ -90,6 +92,7 @@ std::unique_ptr<InterruptLine> Interrupts::make_line(uint32_t gsi) {
 
 Result<std::unique_ptr<MessageInterrupts>> Interrupts::make_messages(uint32_t count) {
     std::vector<Fd> events;
+    events.reserve(count);
     for (uint32_t i = 0; i < count; ++i)
         events.push_back(TRY(create_event()));
     const std::lock_guard lock(m_mutex);
@@ -123,8 +126,9 @@ Result<void> KvmDoorbells::attach(uint64_t address, int event_descriptor) {
 }
 
 void KvmDoorbells::detach(uint64_t address, int event_descriptor) {
-    // It was attached with the same values, so this cannot fail.
-    (void)m_vm->detach_doorbell({.address = address, .length = 0, .port = false}, event_descriptor);
+    // Attached with the same values, so this cannot fail.
+    [[maybe_unused]] const auto done =
+        m_vm->detach_doorbell({.address = address, .length = 0, .port = false}, event_descriptor);
 }
 
 } // namespace casemate

@@ -25,7 +25,12 @@ public:
     // For messages: makes `gsi` deliver this message from now on.
     Result<void> set_message_route(uint32_t gsi, uint64_t address, uint32_t data);
     const Vm& vm() const { return *m_vm; }
-    void report(const Error& error) { m_log->guest(m_site, error.message()); }
+    // What fails here does so for what the guest wrote: the guest loses its interrupt, the host a limited
+    // message.
+    void report_failure(const Result<void>& done) {
+        if (!done)
+            m_log->guest(m_site, done.error().message());
+    }
 
 private:
     Interrupts(const Vm& vm, const Log& log)

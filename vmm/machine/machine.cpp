@@ -207,7 +207,7 @@ MachineEnd Machine::wait() {
     }
     stop_threads();
     const std::lock_guard lock(m_end_mutex);
-    return *m_end;
+    return m_end.value_or(MachineEnd{});
 }
 
 void Machine::stop_threads() {

@@ -121,6 +121,11 @@ struct Fixture {
         REQUIRE(memory.store({header_at + 8}, Le64(sector)));
         REQUIRE(memory.store({status_at}, untouched));
     }
+    Used take() {
+        const auto used = driver.take_used();
+        REQUIRE(used.has_value());
+        return used.value_or(Used{});
+    }
     uint8_t status() { return memory.fetch<uint8_t>({status_at}).value(); }
     void kick() {
         blk->process_queue(0);
@@ -134,10 +139,9 @@ struct Fixture {
         data.push_back({status_at, 1, true});
         const uint16_t head = driver.add(data);
         kick();
-        const auto used = driver.take_used();
-        REQUIRE(used);
-        CHECK(used->head == head);
-        used_length = used->length;
+        const Used used = take();
+        CHECK(used.head == head);
+        used_length = used.length;
         return status();
     }
     uint8_t change(uint32_t type, uint64_t sector, uint32_t count, uint32_t flags) {
@@ -154,7 +158,7 @@ TEST_CASE("a write goes to its sector and a read brings it back with its length"
     REQUIRE(f.memory.store({data_at}, uint64_t{0x1122334455667788}));
     CHECK(f.request(type_out, 63, {{data_at, 512}}) == ok);
     CHECK(f.used_length == 1);
-    CHECK(f.disk->bytes[63 * 512] == std::byte{0x88});
+    CHECK(f.disk->bytes[63UL * 512] == std::byte{0x88});
     CHECK(f.request(type_in, 63, {{data_at + 512, 512, true}}) == ok);
     CHECK(f.used_length == 513);
     CHECK(f.memory.fetch<uint64_t>({data_at + 512}) == 0x1122334455667788U);
@@ -174,15 +178,15 @@ TEST_CASE("header, data and status may be cut anywhere") {
                   {status_at, 1, true}});
     f.kick();
     CHECK(f.status() == ok);
-    CHECK(f.disk->bytes[5 * 512] == std::byte{0xcd});
+    CHECK(f.disk->bytes[5UL * 512] == std::byte{0xcd});
     // Bytes before the status were not written, so none is counted.
-    CHECK(f.driver.take_used()->length == 0);
+    CHECK(f.take().length == 0);
 
     // One buffer holds data and status.
     f.put_header(type_in, 5);
     f.driver.add({{header_at, 16}, {data_at, 100, true}, {data_at + 100, 413, true}});
     f.kick();
-    CHECK(f.driver.take_used()->length == 513);
+    CHECK(f.take().length == 513);
     CHECK(f.memory.fetch<uint64_t>({data_at}) == 0xabcdU);
     CHECK(f.memory.fetch<uint8_t>({data_at + 512}) == ok);
 }

@@ -105,7 +105,7 @@ struct Fixture {
         ++taken;
         return receive_driver.take_used().value_or(Used{});
     }
-    uint16_t num_buffers(uint64_t buffer) { return memory.fetch<Le16>({buffer + 10}).value(); }
+    uint16_t num_buffers(uint64_t buffer) { return memory.load_acquire({buffer + 10}).value(); }
     uint16_t taken = 0;
 };
 

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// Holds a VM with one vCPU that never runs, until it is killed; tests/system/host says why.
+#include <cstdio>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+int main() {
+    const int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+    const int vm = ioctl(kvm, KVM_CREATE_VM, 0);
+    if (vm < 0 || ioctl(vm, KVM_CREATE_IRQCHIP, 0) < 0 || ioctl(vm, KVM_CREATE_VCPU, 0) < 0) {
+        std::perror("hold-vm");
+        return 1;
+    }
+    for (;;)
+        pause();
+}
