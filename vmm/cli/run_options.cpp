@@ -184,6 +184,7 @@ Result<std::optional<RunOptions>> parse_run_options(std::span<const char* const>
         argv.push_back(const_cast<char*>(argument));
     argv.push_back(nullptr);
     const auto argc = static_cast<int>(argv.size() - 1);
+    const auto argument_at = [&argv](int index) { return argv[static_cast<size_t>(index)]; };
     RunOptions run;
     opterr = 0;
     optind = 0; // glibc: start over
@@ -193,10 +194,11 @@ Result<std::optional<RunOptions>> parse_run_options(std::span<const char* const>
         if (found == -1)
             break;
         if (found == ':')
-            return fail(
-                Error::usage(fmt::format("{} needs a value; see casemate run --help", argv[optind - 1])));
+            return fail(Error::usage(
+                fmt::format("{} needs a value; see casemate run --help", argument_at(optind - 1))));
         if (found == '?')
-            return fail(Error::usage(fmt::format("unknown option {}; see casemate run --help", argv[at])));
+            return fail(
+                Error::usage(fmt::format("unknown option {}; see casemate run --help", argument_at(at))));
         if (found == static_cast<int>(Option::help)) {
             std::fputs(help_text, stdout);
             return std::nullopt;
@@ -204,8 +206,8 @@ Result<std::optional<RunOptions>> parse_run_options(std::span<const char* const>
         TRY(take_option(static_cast<Option>(found), optarg == nullptr ? "" : optarg, run));
     }
     if (optind < argc)
-        return fail(
-            Error::usage(fmt::format("unexpected argument {}; see casemate run --help", argv[optind])));
+        return fail(Error::usage(
+            fmt::format("unexpected argument {}; see casemate run --help", argument_at(optind))));
     if (run.config.kernel.empty())
         return fail(Error::usage(
             "no kernel given: --kernel FILE, a vmlinux or bzImage; tools/guest-kernel builds one"));
