@@ -209,8 +209,7 @@ Finding attributes_finding(const HostReport& report) {
         return finding;
     }
     finding.answer = bits != 0 ? Answer::partly : Answer::no;
-    finding.remedy = "Not needed where lock by mapping says yes. tools/host-kernel builds a host kernel that "
-                     "has it.";
+    finding.remedy = "Not needed where lock by mapping says yes. No released kernel has it.";
     return finding;
 }
 

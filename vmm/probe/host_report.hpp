@@ -45,7 +45,7 @@ struct WalkReport {
     bool store_caught = false; // and a store into them is caught
 };
 
-// The best lock for guest memory that this host has; see --protect.
+// The best lock for guest memory that this host has.
 enum class BestProtection { none, attributes, mapping, slots };
 
 enum class HugePages { untested, got, offered, never };

@@ -62,23 +62,23 @@ std::string verdict(const HostReport& report) {
     if (!report.speed.useful)
         return "This host cannot run Linux guests at a useful speed.\n";
     const std::string text = "This host can run Linux guests.\n";
-    const char* memory = "Kernel memory cannot be locked here: run with --locks off.";
+    const char* memory = "Kernel memory cannot be locked here.";
     switch (best_protection(report)) {
     case BestProtection::none:
         return text + memory + '\n';
     case BestProtection::attributes:
-        memory = "locked by KVM memory attributes";
+        memory = "can be locked by KVM memory attributes";
         break;
     case BestProtection::mapping:
-        memory = "locked by mapping";
+        memory = "can be locked by mapping";
         break;
     case BestProtection::slots:
-        memory = "locked by read-only memory slots";
+        memory = "can be locked by read-only memory slots";
         break;
     }
     const char* const tables = table_enforcement(report) == TableEnforcement::enforced
-                                   ? "enforced: nothing can write to them"
-                                   : "verified: a change is found at the next check";
+                                   ? "can be enforced: nothing could write to them"
+                                   : "can be verified: a change is found at the next check";
     return text + fmt::format("  Kernel text and data:  {}\n  Kernel page tables:    {}\n", memory, tables);
 }
 
