@@ -20,21 +20,22 @@ constexpr const char* help = "casemate boots Linux guests that can make their ow
                              "casemate SUBCOMMAND --help tells more. On a machine without usable KVM,\n"
                              "tools/kvm-host emulates a host that has it.\n";
 
-// A descriptor opened later must never become standard output by number.
+// A descriptor opened later must never become a standard one by its number.
 bool occupy_standard_descriptors() {
-    int descriptor = 0;
-    do
-        descriptor = open("/dev/null", O_RDWR);
-    while (descriptor >= 0 && descriptor <= STDERR_FILENO);
-    return descriptor > STDERR_FILENO && close(descriptor) == 0;
+    for (int descriptor = STDIN_FILENO; descriptor <= STDERR_FILENO; ++descriptor)
+        if (fcntl(descriptor, F_GETFD) < 0 && open("/dev/null", O_RDWR) != descriptor)
+            return false;
+    return true;
 }
 
 } // namespace
 
 int main(int argc, char** argv) {
     const std::span<const char* const> arguments(argv, static_cast<size_t>(argc));
-    if (!occupy_standard_descriptors())
+    if (!occupy_standard_descriptors()) {
+        std::fputs("casemate: a standard descriptor is closed and /dev/null cannot take its place\n", stderr);
         return casemate::exit_status(casemate::EndReason::host_failure).status;
+    }
     const std::string_view command = argc > 1 ? argv[1] : "";
     if (command == "run")
         return casemate::run_command(arguments.subspan(2));

@@ -275,6 +275,11 @@ TEST_CASE("escapes work while the guest reads nothing") {
     const Fd tty(slave);
     std::atomic<int> quits = 0;
     Machine machine({.input = tty.get(), .output = -1, .quit = [&] { ++quits; }});
+    // Until then the terminal gathers a line, and drops what does not fit.
+    REQUIRE(wait_until([&] {
+        termios modes{};
+        return tcgetattr(tty.get(), &modes) == 0 && (modes.c_lflag & ICANON) == 0;
+    }));
     const std::string text = pattern(20'000);
     for (size_t done = 0; done < text.size();) {
         const ssize_t count = write(user.get(), text.data() + done, text.size() - done);
