@@ -96,10 +96,10 @@ bool command_line_has(const char* word) {
 
 uint64_t command_line_number(const char* name, uint64_t fallback) {
     const char* at = find_word(name);
-    if (at == nullptr || *at++ != '=')
+    if (at == nullptr || *at != '=')
         return fallback;
     uint64_t value = 0;
-    for (; *at >= '0' && *at <= '9'; ++at)
+    for (++at; *at >= '0' && *at <= '9'; ++at)
         value = value * 10 + static_cast<uint64_t>(*at - '0');
     return value;
 }
@@ -112,7 +112,7 @@ void install_exception_handlers(const unsigned char* boot_params) {
     command_line = reinterpret_cast<const char*>(
         static_cast<uint64_t>(*reinterpret_cast<const uint32_t*>(boot_params + 0x228)));
     for (unsigned vector = 0; vector < 32; ++vector) {
-        const auto handler = reinterpret_cast<uint64_t>(exception_stubs + 16 * vector);
+        const auto handler = reinterpret_cast<uint64_t>(exception_stubs + 16UL * vector);
         gates[vector] = {.offset_low = static_cast<uint16_t>(handler),
                          .selector = 0x10, // __BOOT_CS
                          .attributes = 0x8e00,

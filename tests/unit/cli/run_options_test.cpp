@@ -27,8 +27,8 @@ TEST_CASE("a full command line becomes a Config with units") {
                             "--memory", "5G", "--cpus", "8", "--disk", "a,b.img", "--disk", "c.img,ro",
                             "--net", "tap=tap0,mac=02:00:00:00:00:0a", "--net", "tap=tap1", "--force"});
     REQUIRE(run);
-    REQUIRE(run->has_value());
-    const Config& config = (*run)->config;
+    const RunOptions options = run->value_or(RunOptions{});
+    const Config& config = options.config;
     CHECK(config.kernel == "vmlinux");
     CHECK(config.initrd == "root.cpio");
     CHECK(config.command_line == "quiet console=ttyS0");
@@ -43,7 +43,7 @@ TEST_CASE("a full command line becomes a Config with units") {
     CHECK(config.nets[0].tap == "tap0");
     CHECK(config.nets[0].mac == std::array<uint8_t, 6>{2, 0, 0, 0, 0, 10});
     CHECK_FALSE(config.nets[1].mac);
-    CHECK((*run)->force);
+    CHECK(options.force);
 }
 
 TEST_CASE("sizes need a unit and must not overflow") {

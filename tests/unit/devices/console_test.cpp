@@ -65,6 +65,8 @@ struct Machine {
         REQUIRE(console->start(*serial));
         io = std::thread([this] { loop->run(); });
     }
+    Machine(const Machine&) = delete;
+    Machine& operator=(const Machine&) = delete;
     ~Machine() { stop(); }
     void stop() {
         if (!io.joinable())
@@ -105,7 +107,7 @@ std::string pattern(size_t bytes) {
 }
 
 TEST_CASE("what the guest prints within a moment arrives in one piece") {
-    Pipe output;
+    const Pipe output;
     Machine machine({.input = -1, .output = output.write_end.get()});
     machine.print("hello from the guest");
     CHECK(read_some(output.read_end.get()) == "hello from the guest");
@@ -173,8 +175,8 @@ TEST_CASE("a reader that is gone does not hold the guest") {
 }
 
 TEST_CASE("the flags of the user's descriptors stay as they are") {
-    Pipe output;
-    Pipe input;
+    const Pipe output;
+    const Pipe input;
     Machine machine({.input = input.read_end.get(), .output = output.write_end.get()});
     machine.print("x");
     read_some(output.read_end.get());
@@ -260,7 +262,7 @@ TEST_CASE("on a terminal escapes are commands, on a pipe they are data") {
         machine.print("echo");
         CHECK(read_some(user.get()) == "echo");
     }
-    Pipe input;
+    const Pipe input;
     Machine machine({.input = input.read_end.get(), .output = -1, .quit = [&] { ++quits; }});
     REQUIRE(write(input.write_end.get(), "a\x01x", 3) == 3);
     CHECK(machine.receive(3) == "a\x01x");
@@ -274,7 +276,7 @@ TEST_CASE("escapes work while the guest reads nothing") {
     const Fd user(master);
     const Fd tty(slave);
     std::atomic<int> quits = 0;
-    Machine machine({.input = tty.get(), .output = -1, .quit = [&] { ++quits; }});
+    const Machine machine({.input = tty.get(), .output = -1, .quit = [&] { ++quits; }});
     // Until then the terminal gathers a line, and drops what does not fit.
     REQUIRE(wait_until([&] {
         termios modes{};

@@ -27,9 +27,10 @@ TEST_CASE("the table fits 100 columns and has no trailing blanks") {
 
 TEST_CASE("the table begins with the verdict") {
     CHECK(render_table(amd_npt_report())
-              .starts_with("This host can run Linux guests.\n"
-                           "  Kernel text and data:  can be locked by mapping\n"
-                           "  Kernel page tables:    can be verified: a change is found at the next check\n\n"));
+              .starts_with(
+                  "This host can run Linux guests.\n"
+                  "  Kernel text and data:  can be locked by mapping\n"
+                  "  Kernel page tables:    can be verified: a change is found at the next check\n\n"));
     CHECK(render_table(software_report())
               .starts_with("This host cannot run Linux guests at a useful speed.\n\n"));
     CHECK(render_table(no_kvm_report(KvmAccess::absent))
