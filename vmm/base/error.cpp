@@ -5,6 +5,11 @@
 
 namespace casemate {
 
+std::string describe_errno(int number) {
+    const char* const description = strerrordesc_np(number);
+    return description != nullptr ? description : "unknown error " + std::to_string(number);
+}
+
 Error::Error(std::string tried, Blame blame)
     : m_tried(std::move(tried))
     , m_blame(blame) {}
@@ -45,9 +50,7 @@ std::string Error::message() const {
             text += ": ";
         text += error->m_tried;
         if (error->m_number != 0) {
-            const char* description = strerrordesc_np(error->m_number);
-            text += ": ";
-            text += description != nullptr ? description : "unknown error " + std::to_string(error->m_number);
+            text += ": " + describe_errno(error->m_number);
         }
         if (!error->m_hint.empty())
             hints += "; " + error->m_hint;

@@ -46,6 +46,9 @@ private:
     std::shared_ptr<const Error> m_cause;
 };
 
+// What an errno value means, in English; also for one that the C library does not know.
+std::string describe_errno(int number);
+
 template <typename T>
 using Result = std::expected<T, Error>;
 

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 #include <iterator>
+#include <poll.h>
 #include <unistd.h>
 #include <utility>
 
@@ -42,6 +43,15 @@ void Log::guest(LogSite& site, std::string_view message) const {
         ++site.m_passed;
         site.m_last = now;
         suppressed = std::exchange(site.m_suppressed, 0);
+    }
+    // pipe(7): POLLOUT promises room for PIPE_BUF bytes. Who does not read stderr must not stop a device
+    // thread.
+    const std::lock_guard lock(m_mutex);
+    pollfd ready{.fd = m_descriptor, .events = POLLOUT, .revents = 0};
+    if (poll(&ready, 1, 0) != 1) {
+        const std::lock_guard site_lock(site.m_mutex);
+        site.m_suppressed += suppressed + 1;
+        return;
     }
     write_line(m_descriptor, "guest: ", message, suppressed);
 }

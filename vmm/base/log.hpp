@@ -32,11 +32,12 @@ public:
 
     // Something the user should know: not limited.
     void host(std::string_view message) const;
-    // Something the guest did: limited by `site`.
+    // Something the guest did: limited by `site`, and dropped while writing it would block.
     void guest(LogSite& site, std::string_view message) const;
 
 private:
     int m_descriptor;
+    mutable std::mutex m_mutex; // one guest message at a time between the look and the write
 };
 
 } // namespace casemate

@@ -76,8 +76,13 @@ bool Console::can_send() {
 }
 
 void Console::write_out() {
-    while (true) {
+    for (unsigned batches = 0;;) {
         if (m_written == m_writing.size()) {
+            // A guest that prints without pause must not keep the I/O thread from its other descriptors.
+            if (batches++ == most_batches) {
+                m_output_timer.set(0ns);
+                return;
+            }
             m_writing.clear();
             m_written = 0;
             uint64_t dropped = 0;

@@ -66,6 +66,7 @@ private:
     static constexpr size_t hold_bytes = 32_KiB;
     static constexpr size_t limit_bytes = 48_KiB;
     static constexpr size_t flush_bytes = 4_KiB;
+    static constexpr unsigned most_batches = 4; // written in one turn
     static constexpr std::chrono::milliseconds flush_delay{2};
     static constexpr size_t read_bytes = 4_KiB;
     // A terminal is read on when the guest is not: escape commands come in the same stream.

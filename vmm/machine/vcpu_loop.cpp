@@ -4,7 +4,6 @@
 #include "base/units.hpp"
 
 #include <cerrno>
-#include <cstring>
 #include <fmt/core.h>
 #include <span>
 
@@ -50,8 +49,8 @@ MachineEnd describe_failed_run(const Vcpu& vcpu, int number) {
     // A store or walk that the host mapping refuses, or memory the host could not supply.
     if (number == EFAULT)
         return {EndReason::unattributable,
-                fmt::format("KVM_RUN: {} on {}", strerrordesc_np(number), where(vcpu))};
-    return {EndReason::host_failure, fmt::format("KVM_RUN: {} on {}", strerrordesc_np(number), where(vcpu))};
+                fmt::format("KVM_RUN: {} on {}", describe_errno(number), where(vcpu))};
+    return {EndReason::host_failure, fmt::format("KVM_RUN: {} on {}", describe_errno(number), where(vcpu))};
 }
 
 } // namespace

@@ -10,22 +10,27 @@
 
 namespace casemate {
 
-Transfer::Transfer(Transfer&& other) noexcept
-    : m_vectors(std::move(other.m_vectors))
-    , m_bytes(std::exchange(other.m_bytes, 0))
-    , m_writing_to(std::exchange(other.m_writing_to, nullptr)) {}
-
-Transfer& Transfer::operator=(Transfer&& other) noexcept {
-    std::swap(m_vectors, other.m_vectors);
-    std::swap(m_bytes, other.m_bytes);
-    std::swap(m_writing_to, other.m_writing_to);
-    return *this;
+WriteTicket::WriteTicket(const GuestMemory& memory)
+    : m_memory(&memory)
+    , m_generation(memory.m_generation.load()) {
+    // Sequentially consistent, as is drain_writes(): counted before the gate is asked.
+    memory.m_writers[m_generation].fetch_add(1);
 }
 
-Transfer::~Transfer() {
-    if (m_writing_to != nullptr) {
-        m_writing_to->m_writes_in_flight.fetch_sub(1, std::memory_order_release);
-        m_writing_to->m_writes_in_flight.notify_all();
+WriteTicket::~WriteTicket() {
+    if (m_memory == nullptr)
+        return;
+    std::atomic<uint32_t>& writers = m_memory->m_writers[m_generation];
+    writers.fetch_sub(1);
+    writers.notify_all();
+}
+
+void GuestMemory::drain_writes() const {
+    // Twice: a writer may have read the generation before a flip and counted itself after it.
+    for (int flip = 0; flip < 2; ++flip) {
+        std::atomic<uint32_t>& writers = m_writers[m_generation.fetch_xor(1)];
+        while (const uint32_t count = writers.load())
+            writers.wait(count);
     }
 }
 
@@ -88,6 +93,7 @@ GuestResult<void> GuestMemory::write(GuestPhysical address, std::span<const std:
     const auto range = GuestRange::from_guest(GuestValue(address.value), GuestValue(uint64_t{source.size()}));
     if (!range)
         return std::unexpected(range.error());
+    const WriteTicket ticket(*this);
     const auto host = find_writable(*range);
     if (!host)
         return std::unexpected(host.error());
@@ -98,6 +104,7 @@ GuestResult<void> GuestMemory::write(GuestPhysical address, std::span<const std:
 GuestResult<void> GuestMemory::clear(GuestRange range) const {
     if (range.empty())
         return {};
+    const WriteTicket ticket(*this);
     const auto host = find_writable(range);
     if (!host)
         return std::unexpected(host.error());
@@ -117,6 +124,7 @@ GuestResult<uint16_t> GuestMemory::load_acquire(GuestPhysical address) const {
 GuestResult<void> GuestMemory::store_release(GuestPhysical address, uint16_t value) const {
     if (!is_aligned(address.value, sizeof(uint16_t)))
         return std::unexpected(GuestFault::malformed);
+    const WriteTicket ticket(*this);
     const auto host = find_writable(GuestRange::of(address, sizeof(uint16_t)));
     if (!host)
         return std::unexpected(host.error());
@@ -127,11 +135,8 @@ GuestResult<void> GuestMemory::store_release(GuestPhysical address, uint16_t val
 GuestResult<Transfer> GuestMemory::begin_transfer(std::span<const GuestRange> ranges,
                                                   Direction direction) const {
     Transfer transfer;
-    if (direction == Direction::into_ram) {
-        // Counted before the gate is asked, so that a lock that marks and then drains misses nobody.
-        m_writes_in_flight.fetch_add(1, std::memory_order_acq_rel);
-        transfer.m_writing_to = this;
-    }
+    if (direction == Direction::into_ram)
+        transfer.m_ticket = WriteTicket(*this);
     transfer.m_vectors.reserve(ranges.size());
     for (const GuestRange& range : ranges) {
         if (range.empty())

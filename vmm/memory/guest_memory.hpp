@@ -7,12 +7,14 @@
 #include "base/mapping.hpp"
 #include "memory/guest_range.hpp"
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <sys/uio.h>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace casemate {
@@ -29,17 +31,32 @@ public:
 
 class GuestMemory;
 
+// Held while host code may write guest RAM, from before the gate is asked until the bytes have landed.
+class WriteTicket {
+public:
+    WriteTicket() = default;
+    explicit WriteTicket(const GuestMemory& memory);
+    WriteTicket(WriteTicket&& other) noexcept
+        : m_memory(std::exchange(other.m_memory, nullptr))
+        , m_generation(other.m_generation) {}
+    WriteTicket& operator=(WriteTicket&& other) noexcept {
+        std::swap(m_memory, other.m_memory);
+        std::swap(m_generation, other.m_generation);
+        return *this;
+    }
+    WriteTicket(const WriteTicket&) = delete;
+    WriteTicket& operator=(const WriteTicket&) = delete;
+    ~WriteTicket();
+
+private:
+    const GuestMemory* m_memory = nullptr;
+    uint32_t m_generation = 0;
+};
+
 // Permission to let the host kernel read or write the listed memory (io_uring, readv) until the token dies.
 // The vectors point into guest RAM and are valid only while the token lives.
 class Transfer {
 public:
-    Transfer() = default;
-    Transfer(Transfer&& other) noexcept;
-    Transfer& operator=(Transfer&& other) noexcept;
-    Transfer(const Transfer&) = delete;
-    Transfer& operator=(const Transfer&) = delete;
-    ~Transfer();
-
     std::span<const iovec> vectors() const { return m_vectors; }
     uint64_t bytes() const { return m_bytes; }
 
@@ -47,7 +64,7 @@ private:
     friend class GuestMemory;
     std::vector<iovec> m_vectors;
     uint64_t m_bytes = 0;
-    const GuestMemory* m_writing_to = nullptr;
+    WriteTicket m_ticket; // when it goes into RAM
 };
 
 class GuestMemory {
@@ -106,11 +123,15 @@ public:
     enum class Direction { out_of_ram, into_ram };
     // All ranges are checked, or none is granted. Adjacent ranges are not merged; empty ones are left out.
     GuestResult<Transfer> begin_transfer(std::span<const GuestRange> ranges, Direction direction) const;
-    // Transfers into RAM that have begun and not ended; LOCK drains them.
-    uint32_t writes_in_flight() const { return m_writes_in_flight.load(std::memory_order_acquire); }
+    // Host-side writes and transfers into RAM that have begun and not ended.
+    uint32_t writes_in_flight() const { return m_writers[0].load() + m_writers[1].load(); }
+    // Returns when every write that may have asked the gate before this call has landed. Later ones do not
+    // prolong it. For whoever narrows the gate: publish first, then drain. One caller at a time, who holds no
+    // ticket of its own.
+    void drain_writes() const;
 
 private:
-    friend class Transfer;
+    friend class WriteTicket;
     GuestMemory() = default;
 
     // Host address of the range when one region holds all of it; null otherwise or when empty.
@@ -120,7 +141,10 @@ private:
     std::vector<Region> m_regions;
     uint64_t m_size = 0;
     const WriteGate* m_gate = nullptr;
-    mutable std::atomic<uint32_t> m_writes_in_flight = 0;
+    // Two generations of writers, as in sleepable RCU (linux v6.12 kernel/rcu/srcutree.c): new writers join
+    // the current one, so the other can only fall.
+    mutable std::array<std::atomic<uint32_t>, 2> m_writers{};
+    mutable std::atomic<uint32_t> m_generation = 0;
 };
 
 } // namespace casemate

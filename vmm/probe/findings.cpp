@@ -3,7 +3,6 @@
 #include "probe/host_report.hpp"
 #include "probe/speed.hpp"
 
-#include <cstring>
 #include <fmt/core.h>
 
 namespace casemate {
@@ -282,7 +281,7 @@ Finding io_uring_finding(const HostReport& report) {
     finding.meaning = "Disks use it where it works, and a thread of their own where not.";
     finding.value = report.io_uring_error == 0
                         ? "a ring was set up"
-                        : fmt::format("io_uring_setup: {}", strerrordesc_np(report.io_uring_error));
+                        : fmt::format("io_uring_setup: {}", describe_errno(report.io_uring_error));
     if (report.io_uring_policy)
         finding.value += fmt::format(", kernel.io_uring_disabled is {}", *report.io_uring_policy);
     if (report.io_uring_error != 0 && report.io_uring_policy.value_or(0) != 0)

@@ -122,7 +122,7 @@ std::string ProbeStop::describe() const {
     if (timed_out)
         return "KVM_RUN did not return; the watchdog stopped it";
     if (error != 0)
-        return fmt::format("KVM_RUN failed: {}", strerrordesc_np(error));
+        return fmt::format("KVM_RUN failed: {}", describe_errno(error));
     if (al)
         return fmt::format("stop {}", *al);
     switch (exit.exit_reason) {

@@ -4,7 +4,10 @@
 #include "memory/layout.hpp"
 
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <doctest/doctest.h>
+#include <thread>
 
 namespace casemate {
 namespace {
@@ -75,6 +78,55 @@ TEST_CASE("a transfer is granted whole or not at all and is counted while it liv
     CHECK(memory->begin_transfer(outside, GuestMemory::Direction::into_ram).error() ==
           GuestFault::outside_ram);
     CHECK(memory->writes_in_flight() == 0);
+}
+
+// Locks everything or nothing.
+struct LockingGate : WriteGate {
+    std::atomic<bool> locked = false;
+    bool may_write(const GuestRange&) const override { return !locked; }
+};
+
+TEST_CASE("draining waits for the transfers that were there, and not for later ones") {
+    const auto memory = GuestMemory::create(1_MiB);
+    REQUIRE(memory);
+    const std::array page{range(0x1000, 16)};
+    auto early = memory->begin_transfer(page, GuestMemory::Direction::into_ram);
+    REQUIRE(early);
+    std::atomic<bool> drained = false;
+    std::jthread drain([&] {
+        memory->drain_writes();
+        drained = true;
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    CHECK_FALSE(drained);
+    // Readers never count.
+    const auto reader = memory->begin_transfer(page, GuestMemory::Direction::out_of_ram);
+    *early = Transfer();
+    drain.join();
+    CHECK(drained);
+}
+
+TEST_CASE("after a drain no write lands that the gate refuses") {
+    auto memory = GuestMemory::create(1_MiB);
+    REQUIRE(memory);
+    LockingGate gate;
+    memory->set_write_gate(&gate);
+    for (int round = 0; round < 200; ++round) {
+        gate.locked = false;
+        std::atomic<bool> stop = false;
+        std::jthread writer([&] {
+            for (uint64_t value = 1; !stop; ++value) {
+                static_cast<void>(memory->store(GuestPhysical{0x1000}, value));
+                static_cast<void>(memory->store_release(GuestPhysical{0x1008}, static_cast<uint16_t>(value)));
+            }
+        });
+        gate.locked = true;
+        memory->drain_writes();
+        const auto before = memory->fetch<std::array<uint64_t, 2>>(GuestPhysical{0x1000});
+        std::this_thread::yield();
+        CHECK(memory->fetch<std::array<uint64_t, 2>>(GuestPhysical{0x1000}) == before);
+        stop = true;
+    }
 }
 
 TEST_CASE("ring words must be aligned") {

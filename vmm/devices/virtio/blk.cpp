@@ -365,7 +365,7 @@ void Blk::disk_done(uint32_t tag, int error) {
                                                  describe(request.type), request.sector));
     else if (error != 0 && error != EOPNOTSUPP)
         m_log->guest(m_failure_site, fmt::format("{}: {} at sector {}: {}", m_name, describe(request.type),
-                                                 request.sector, strerrordesc_np(error)));
+                                                 request.sector, describe_errno(error)));
     m_free_tags.push_back(tag);
     --m_in_flight;
     if (m_queue != nullptr)

@@ -297,10 +297,12 @@ void DiskFile::start() {
 
 void DiskFile::handle_event() {
     consume_event(m_event);
-    std::vector<uint32_t> waiting;
-    waiting.swap(m_waiting);
-    for (const uint32_t tag : waiting)
+    // One, which may be 32 MiB: the loop's other descriptors wait meanwhile. start() asks for the next turn.
+    if (!m_waiting.empty()) {
+        const uint32_t tag = m_waiting.front();
+        m_waiting.erase(m_waiting.begin());
         finish(tag, perform(tag));
+    }
     if (m_ring != nullptr) {
         io_uring_cqe* entry = nullptr;
         while (io_uring_peek_cqe(m_ring.get(), &entry) == 0) {

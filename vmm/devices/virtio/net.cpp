@@ -328,7 +328,7 @@ Net::Outcome Net::transmit_one() {
     if (result < 0)
         m_log->guest(m_drop_site,
                      fmt::format("{}: frame of {} bytes not sent: {}", m_name, chain.readable_bytes,
-                                 strerrordesc_np(static_cast<int>(-result))));
+                                 describe_errno(static_cast<int>(-result))));
     if (!m_transmit->push_used(chain.head, 0)) {
         break_device("the transmit ring is not writable");
         return Outcome::stopped;
