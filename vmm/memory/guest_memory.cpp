@@ -28,7 +28,7 @@ WriteTicket::~WriteTicket() {
 void GuestMemory::drain_writes() const {
     // Twice: a writer may have read the generation before a flip and counted itself after it.
     for (int flip = 0; flip < 2; ++flip) {
-        std::atomic<uint32_t>& writers = m_writers[m_generation.fetch_xor(1)];
+        const std::atomic<uint32_t>& writers = m_writers[m_generation.fetch_xor(1)];
         while (const uint32_t count = writers.load())
             writers.wait(count);
     }

@@ -114,7 +114,7 @@ TEST_CASE("after a drain no write lands that the gate refuses") {
     for (int round = 0; round < 200; ++round) {
         gate.locked = false;
         std::atomic<bool> stop = false;
-        std::jthread writer([&] {
+        const std::jthread writer([&] {
             for (uint64_t value = 1; !stop; ++value) {
                 static_cast<void>(memory->store(GuestPhysical{0x1000}, value));
                 static_cast<void>(memory->store_release(GuestPhysical{0x1008}, static_cast<uint16_t>(value)));
