@@ -111,22 +111,27 @@ TEST_CASE("after a drain no write lands that the gate refuses") {
     REQUIRE(memory);
     LockingGate gate;
     memory->set_write_gate(&gate);
+    std::atomic<uint64_t> total_refused = 0;
     for (int round = 0; round < 200; ++round) {
         gate.locked = false;
         std::atomic<bool> stop = false;
         const std::jthread writer([&] {
+            uint64_t refused = 0;
             for (uint64_t value = 1; !stop; ++value) {
-                static_cast<void>(memory->store(GuestPhysical{0x1000}, value));
-                static_cast<void>(memory->store_release(GuestPhysical{0x1008}, static_cast<uint16_t>(value)));
+                refused += memory->store(GuestPhysical{0x1000}, value) ? 0U : 1U;
+                refused +=
+                    memory->store_release(GuestPhysical{0x1008}, static_cast<uint16_t>(value)) ? 0U : 1U;
             }
+            total_refused += refused;
         });
         gate.locked = true;
         memory->drain_writes();
         const auto before = memory->fetch<std::array<uint64_t, 2>>(GuestPhysical{0x1000});
-        std::this_thread::yield();
+        std::this_thread::sleep_for(std::chrono::microseconds(100));
         CHECK(memory->fetch<std::array<uint64_t, 2>>(GuestPhysical{0x1000}) == before);
         stop = true;
     }
+    CHECK(total_refused > 0);
 }
 
 TEST_CASE("ring words must be aligned") {
