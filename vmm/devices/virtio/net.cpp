@@ -44,6 +44,10 @@ constexpr unsigned batch_frames = 64;
 // A port that fails this often in a row will not recover, and would keep the I/O thread spinning.
 constexpr unsigned max_failed_reads = 64;
 
+constexpr std::string_view describe(GuestFault fault) {
+    return fault == GuestFault::locked ? "receive buffer in locked memory" : "receive buffer outside RAM";
+}
+
 } // namespace
 
 Result<std::unique_ptr<Net>> Net::create(const Options& options, const GuestMemory& memory, EventLoop& loop,
@@ -132,6 +136,9 @@ void Net::reset(std::function<void()> done) {
     m_host = nullptr;
     m_buffers.clear();
     m_buffer_bytes = 0;
+    m_most_buffer_bytes = 0;
+    m_held = 0;
+    m_held_room = 0;
     if (std::exchange(m_port_watched, false))
         m_loop->remove(m_port->descriptor());
     done();
@@ -175,8 +182,9 @@ void Net::receive() {
 }
 
 // Collects buffers for the longest frame, because a read takes a frame off the port whatever fits. False when
-// there are none or the device broke.
-bool Net::collect_buffers() {
+// they are shorter than `needed`, which is not 0, or the device broke; unless all of the queue is in hand the
+// driver's next buffer rings then.
+bool Net::collect_buffers(uint64_t needed) {
     const bool merge = negotiated(feature_mergeable_buffers);
     bool asked = false;
     while (merge ? m_buffer_bytes < max_frame_bytes && m_buffers.size() < m_receive->size()
@@ -188,7 +196,7 @@ bool Net::collect_buffers() {
         }
         std::optional<Chain>& chain = *popped;
         if (!chain) {
-            if (asked || !m_buffers.empty())
+            if (asked || m_buffer_bytes >= needed)
                 break;
             asked = true;
             if (!m_receive->set_doorbell_wanted(true)) {
@@ -203,17 +211,21 @@ bool Net::collect_buffers() {
         }
         m_buffer_bytes += chain->writable_bytes;
         m_buffers.push_back(*std::move(chain));
+        asked = false; // with the event index, asking covers only the buffer that was next
     }
-    return !m_buffers.empty();
+    m_most_buffer_bytes = std::max(m_most_buffer_bytes, m_buffer_bytes);
+    return m_buffer_bytes >= needed;
 }
 
 Net::Outcome Net::receive_one() {
-    if (!collect_buffers())
+    if (m_held != 0)
+        return finish_held();
+    if (!collect_buffers(1))
         return Outcome::stopped;
     std::vector<GuestRange> ranges;
     uint64_t room = 0;
     for (const Chain& chain : m_buffers) {
-        // One vector is for the overflow below.
+        // One vector is for the tail below.
         if (ranges.size() + chain.writable.size() >= IOV_MAX)
             break;
         ranges.insert(ranges.end(), chain.writable.begin(), chain.writable.end());
@@ -223,14 +235,12 @@ Net::Outcome Net::receive_one() {
     {
         const auto transfer = m_memory->begin_transfer(ranges, GuestMemory::Direction::into_ram);
         if (!transfer) {
-            break_device(transfer.error() == GuestFault::locked ? "receive buffer in locked memory"
-                                                                : "receive buffer outside RAM");
+            break_device(describe(transfer.error()));
             return Outcome::stopped;
         }
-        // A byte behind the buffers tells a frame that was cut from one that fits.
-        std::byte overflow{};
+        // What does not fit must go somewhere: the port does not give it twice.
         std::vector<iovec> vectors(transfer->vectors().begin(), transfer->vectors().end());
-        vectors.push_back({&overflow, 1});
+        vectors.push_back({m_tail.get(), max_frame_bytes});
         result = m_port->read(vectors);
     }
     if (result == -EAGAIN)
@@ -244,13 +254,54 @@ Net::Outcome Net::receive_one() {
     }
     m_failed_reads = 0;
     const auto bytes = static_cast<uint64_t>(result);
-    if (bytes > room) {
-        m_log->guest(m_drop_site, fmt::format("{}: received frame dropped: longer than the {} bytes of the "
-                                              "driver's buffers",
-                                              m_name, room));
+    if (bytes <= room)
+        return deliver(bytes) ? Outcome::progress : Outcome::stopped;
+    // One cut even so has filled the tail, and is longer than this.
+    if (!negotiated(feature_mergeable_buffers) || bytes > max_frame_bytes) {
+        log_too_long(room);
         return Outcome::progress;
     }
+    m_held = bytes;
+    m_held_room = room;
+    return finish_held();
+}
+
+// Delivers the held frame once the buffers suffice. Dropped when the driver never had room for it or all of
+// the queue is in hand: waiting for more would stop a driver with few buffers for ever.
+Net::Outcome Net::finish_held() {
+    if (!collect_buffers(m_held)) {
+        if (m_receive == nullptr)
+            return Outcome::stopped;
+        if (m_buffers.size() < m_receive->size() && m_held <= m_most_buffer_bytes)
+            return Outcome::stopped;
+        m_held = 0;
+        log_too_long(m_buffer_bytes);
+        return Outcome::progress;
+    }
+    const uint64_t bytes = std::exchange(m_held, 0);
+    std::span<const std::byte> tail(m_tail.get(), bytes - m_held_room);
+    uint64_t filled = m_held_room; // by the read: whole chains
+    for (const Chain& chain : m_buffers) {
+        if (filled != 0) {
+            filled -= chain.writable_bytes;
+            continue;
+        }
+        const auto part = tail.first(std::min<uint64_t>(tail.size(), chain.writable_bytes));
+        if (const auto done = write_bytes(*m_memory, chain.writable, 0, part); !done) {
+            break_device(describe(done.error()));
+            return Outcome::stopped;
+        }
+        tail = tail.subspan(part.size());
+        if (tail.empty())
+            break;
+    }
     return deliver(bytes) ? Outcome::progress : Outcome::stopped;
+}
+
+void Net::log_too_long(uint64_t room) {
+    m_log->guest(m_drop_site, fmt::format("{}: received frame dropped: longer than the {} bytes of the "
+                                          "driver's buffers",
+                                          m_name, room));
 }
 
 // The first `bytes` bytes of m_buffers hold a frame. False when the device broke.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Net: the network device, virtio 1.2, 5.1, with one queue pair over a FramePort. Frames move straight
-// between the port and guest buffers.
+// between the port and guest buffers; only what the mergeable receive buffers at hand are too short for waits
+// here for more of them.
 #pragma once
 
 #include "base/event_loop.hpp"
@@ -10,7 +11,9 @@
 #include "devices/virtio/tap_device.hpp"
 
 #include <array>
+#include <cstddef>
 #include <deque>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -65,7 +68,9 @@ private:
     void handle_port(uint32_t events);
     void receive();
     Outcome receive_one();
-    bool collect_buffers();
+    Outcome finish_held();
+    void log_too_long(uint64_t room);
+    bool collect_buffers(uint64_t needed);
     bool deliver(uint64_t bytes);
     void transmit();
     Outcome transmit_one();
@@ -87,9 +92,15 @@ private:
     Host* m_host = nullptr;
     bool m_port_watched = false;
     uint32_t m_waited_for = 0;
-    unsigned m_failed_reads = 0; // in a row
-    std::deque<Chain> m_buffers; // popped receive buffers, at most the queue's size
-    uint64_t m_buffer_bytes = 0; // their sum
+    unsigned m_failed_reads = 0;      // in a row
+    std::deque<Chain> m_buffers;      // popped receive buffers, at most the queue's size
+    uint64_t m_buffer_bytes = 0;      // their sum
+    uint64_t m_most_buffer_bytes = 0; // its maximum since activation
+    // A frame longer than the buffers were: 0 or its bytes, those of them in the buffers, and the rest. The
+    // pages of the rest are not touched before.
+    uint64_t m_held = 0;
+    uint64_t m_held_room = 0;
+    std::unique_ptr<std::byte[]> m_tail = std::make_unique_for_overwrite<std::byte[]>(max_frame_bytes);
     LogSite m_drop_site;
     LogSite m_port_site; // a driver that resets repeats these as often as it likes
 };

@@ -34,6 +34,7 @@ struct FakePort : FramePort {
     Offloads offloads;
     int write_error = 0;
     unsigned reads = 0;
+    unsigned frames = 0; // the reads that found one
     int descriptor() const override { return ours.get(); }
     Result<void> set_offloads(const Offloads& wanted) override {
         offloads = wanted;
@@ -42,6 +43,7 @@ struct FakePort : FramePort {
     ssize_t read(std::span<const iovec> vectors) override {
         ++reads;
         const ssize_t result = readv(ours.get(), vectors.data(), static_cast<int>(vectors.size()));
+        frames += result >= 0 ? 1 : 0;
         return result < 0 ? -errno : result;
     }
     ssize_t write(std::span<const iovec> vectors) override {
@@ -87,6 +89,18 @@ struct Fixture {
         const std::array queues{&receive_queue, &transmit_queue};
         net->activate(features, queues, host);
     }
+    // A reset, and the driver's next start with empty rings.
+    void restart(bool event_index = false, uint64_t features = mergeable) {
+        io.run([&] {
+            net->reset([] {});
+            receive_driver.restart();
+            transmit_driver.restart();
+            receive_queue = Queue::create(memory, receive_driver.setup(event_index)).value();
+            transmit_queue = Queue::create(memory, transmit_driver.setup(event_index)).value();
+            activate(features);
+        });
+        taken = 0;
+    }
     void kick(uint16_t index) {
         io.run([&] { net->process_queue(index); });
     }
@@ -94,6 +108,28 @@ struct Fixture {
         std::vector<uint8_t> frame(bytes, fill);
         std::fill_n(frame.begin(), std::min(bytes, header_bytes), uint8_t{0});
         return send(wire.get(), frame.data(), frame.size(), 0);
+    }
+    // As above; every byte behind the header tells its place.
+    ssize_t send_counting(size_t bytes) {
+        std::vector<uint8_t> frame(bytes);
+        for (size_t i = header_bytes; i < bytes; ++i)
+            frame[i] = counting_byte(i);
+        return send(wire.get(), frame.data(), frame.size(), 0);
+    }
+    static uint8_t counting_byte(size_t place) { return static_cast<uint8_t>(place % 251 + 1); }
+    // Whether the `bytes` bytes of such a frame from `place` on are at `start`.
+    bool counts_on(uint64_t start, size_t place, size_t bytes) const {
+        for (size_t i = 0; i < bytes; ++i)
+            if (memory.fetch<uint8_t>({start + i}) != counting_byte(place + i))
+                return false;
+        return true;
+    }
+    // How many frames the device took off the port, once it had time for what was sent.
+    unsigned settled_frames() {
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        unsigned frames = 0;
+        io.run([&] { frames = port->frames; });
+        return frames;
     }
     ssize_t take_frame() {
         std::vector<uint8_t> frame(70000);
@@ -155,6 +191,147 @@ TEST_CASE("a frame longer than the buffers is dropped and costs no buffer") {
         CHECK(f.memory.fetch<uint8_t>({receive_at + 100}) == uint8_t{0});
         CHECK(f.host.broken.empty());
     }
+}
+
+TEST_CASE("a frame too long for the buffers left waits for more, and the port with it") {
+    for (const bool event_index : {false, true}) {
+        Fixture f;
+        f.restart(event_index);
+        for (uint64_t i = 0; i < 4; ++i)
+            f.receive_driver.add({{receive_at + 0x1000 * i, 100, true}});
+        f.kick(0);
+        REQUIRE(f.send_frame(300) == 300);
+        for (int i = 0; i < 3; ++i)
+            CHECK(f.received().length == 100);
+        REQUIRE(f.send_counting(270) == 270);
+        REQUIRE(f.send_frame(50) == 50);
+        CHECK(f.settled_frames() == 2); // the second frame is still in the port
+        // Not enough yet; the rest must ring again.
+        const uint16_t second =
+            f.receive_driver.add({{receive_at + 0x4000, 60, true}, {receive_at + 0x5000, 40, true}});
+        f.kick(0);
+        CHECK(f.settled_frames() == 2);
+        CHECK(f.receive_driver.used_index() == 3);
+        if (event_index)
+            CHECK(f.receive_driver.available_event() == f.receive_driver.available_index());
+        CHECK_FALSE(f.receive_driver.no_notify());
+        const uint16_t third = f.receive_driver.add({{receive_at + 0x6000, 100, true}});
+        const uint16_t fourth = f.receive_driver.add({{receive_at + 0x7000, 100, true}});
+        f.kick(0);
+        CHECK(f.received().length == 100);
+        CHECK(f.received() == Used{second, 100});
+        CHECK(f.received() == Used{third, 70});
+        CHECK(f.num_buffers(receive_at + 0x3000) == 3);
+        CHECK(f.counts_on(receive_at + 0x3000 + 12, 12, 88));
+        CHECK(f.counts_on(receive_at + 0x4000, 100, 60));
+        CHECK(f.counts_on(receive_at + 0x5000, 160, 40));
+        CHECK(f.counts_on(receive_at + 0x6000, 200, 70));
+        CHECK(f.memory.fetch<uint8_t>({receive_at + 0x6000 + 70}) == uint8_t{0});
+        CHECK(f.received() == Used{fourth, 50});
+        CHECK(f.num_buffers(receive_at + 0x7000) == 1);
+        CHECK(f.host.broken.empty());
+    }
+}
+
+TEST_CASE("the longest frame is held, and one byte more is dropped") {
+    Fixture f;
+    const auto add_half = [&](uint64_t at) { return f.receive_driver.add({{at, 33000, true}}); };
+    add_half(receive_at);
+    add_half(receive_at + 0x10000);
+    f.kick(0);
+    REQUIRE(f.send_frame(12) == 12);
+    f.received();
+    REQUIRE(f.send_frame(Net::max_frame_bytes + 1) == Net::max_frame_bytes + 1);
+    REQUIRE(f.send_frame(Net::max_frame_bytes) == Net::max_frame_bytes);
+    f.settled_frames();
+    CHECK(f.receive_driver.used_index() == 1);
+    add_half(receive_at + 0x20000);
+    f.kick(0);
+    CHECK(f.received().length == 33000);
+    CHECK(f.received().length == Net::max_frame_bytes - 33000);
+    CHECK(f.num_buffers(receive_at + 0x10000) == 2);
+    CHECK(f.receive_driver.used_index() == 3);
+}
+
+TEST_CASE("a frame longer than all buffers the driver ever had is dropped and the next arrives") {
+    Fixture f;
+    // Every descriptor of the ring, then as many shorter ones.
+    for (const uint32_t length : {100U, 50U}) {
+        for (uint64_t i = 0; i < 16; ++i)
+            f.receive_driver.add({{receive_at + 0x1000 * i, length, true}});
+        f.kick(0);
+        const size_t all = size_t{16} * length;
+        REQUIRE(f.send_frame(all + 1) == all + 1);
+        REQUIRE(f.send_frame(all) == all);
+        for (int i = 0; i < 16; ++i)
+            CHECK(f.received().length == length);
+        CHECK(f.num_buffers(receive_at) == 16);
+        CHECK(f.receive_driver.used_index() == f.taken);
+    }
+}
+
+TEST_CASE("a held frame is dropped when the whole ring turns out too short for it") {
+    Fixture f;
+    f.receive_driver.add({{receive_at, 1000, true}});
+    f.receive_driver.add({{receive_at + 0x1000, 100, true}});
+    f.kick(0);
+    REQUIRE(f.send_frame(1000) == 1000);
+    f.received();
+    REQUIRE(f.send_frame(1000) == 1000);
+    f.settled_frames();
+    for (uint64_t i = 0; i < 15; ++i)
+        f.receive_driver.add({{receive_at + 0x2000 + 0x1000 * i, 20, true}});
+    f.kick(0);
+    REQUIRE(f.send_frame(100) == 100);
+    CHECK(f.received().length == 100);
+    CHECK(f.num_buffers(receive_at + 0x1000) == 1);
+    CHECK(f.receive_driver.used_index() == 2);
+}
+
+TEST_CASE("the rest of a held frame breaks the device when its buffer is locked or outside RAM") {
+    for (const Buffer& buffer :
+         {Buffer{receive_at + 0x2000, 200, true}, Buffer{ram_bytes - 100, 200, true}}) {
+        Fixture f;
+        f.gate.locked = GuestRange::of({receive_at + 0x2000 + 149}, 1);
+        f.receive_driver.add({{receive_at, 200, true}});
+        f.receive_driver.add({{receive_at + 0x1000, 150, true}});
+        f.kick(0);
+        REQUIRE(f.send_frame(200) == 200);
+        f.received();
+        REQUIRE(f.send_frame(330) == 330);
+        REQUIRE(f.send_frame(60) == 60);
+        f.settled_frames();
+        CHECK(f.host.broken.empty());
+        f.receive_driver.add({buffer});
+        f.kick(0);
+        f.io.run([&] { CHECK_FALSE(f.host.broken.empty()); });
+        CHECK(f.receive_driver.used_index() == 1);
+        CHECK(f.memory.fetch<uint8_t>({receive_at + 0x2000 + 20}) == uint8_t{0});
+        CHECK(f.settled_frames() == 2);
+    }
+}
+
+TEST_CASE("reset forgets a held frame") {
+    Fixture f;
+    f.receive_driver.add({{receive_at, 100, true}});
+    f.receive_driver.add({{receive_at + 0x1000, 100, true}});
+    f.kick(0);
+    REQUIRE(f.send_frame(100) == 100);
+    f.received();
+    REQUIRE(f.send_frame(150) == 150);
+    REQUIRE(f.send_frame(61) == 61);
+    f.settled_frames();
+    f.restart();
+    const uint16_t head = f.receive_driver.add({{receive_at + 0x2000, 1526, true}});
+    f.kick(0);
+    CHECK(f.received() == Used{head, 61});
+    // Nor does it remember how much room the old rings had.
+    f.restart();
+    const uint16_t small = f.receive_driver.add({{receive_at, 100, true}});
+    f.kick(0);
+    REQUIRE(f.send_frame(150) == 150);
+    REQUIRE(f.send_frame(62) == 62);
+    CHECK(f.received() == Used{small, 62});
 }
 
 TEST_CASE("without receive buffers frames stay in the port until the driver rings") {
