@@ -95,6 +95,9 @@ TEST_CASE("stopping restores the terminal and continuing makes it raw again") {
     const pid_t leader = start(pty, [&] {
         const pid_t job = fork();
         if (job == 0) {
+            // Not before the parent below has put this job into the foreground.
+            while (tcgetpgrp(pty.tty.get()) != getpid())
+                usleep(1000);
             raise(SIGTSTP);
             _exit(pty.is_raw() ? 0 : 1);
         }
