@@ -190,7 +190,7 @@ Result<std::optional<RunOptions>> parse_run_options(std::span<const char* const>
     optind = 0; // glibc: start over
     for (;;) {
         const int at = optind == 0 ? 1 : optind;
-        const int found = getopt_long(argc, argv.data(), ":", options.data(), nullptr);
+        const int found = getopt_long(argc, argv.data(), "+:", options.data(), nullptr);
         if (found == -1)
             break;
         if (found == ':')

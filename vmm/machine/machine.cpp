@@ -22,6 +22,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sys/sysinfo.h>
+#include <system_error>
 
 namespace casemate {
 namespace {
@@ -35,6 +36,14 @@ void install_kick_handler() {
     struct sigaction action{};
     action.sa_handler = [](int) {};
     sigaction(kick_signal(), &action, nullptr);
+}
+
+// Whoever started us may have blocked every signal, and threads inherit that.
+void unblock_kick_signal() {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, kick_signal());
+    pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
 }
 
 // RAM is not reserved against swap, so a machine larger than the host would start and be killed later.
@@ -175,10 +184,22 @@ Result<void> Machine::load_guest(const Config& config) {
 
 Result<void> Machine::start() {
     install_kick_handler();
+    try {
+        start_threads();
+    } catch (const std::system_error& failure) {
+        stop_threads();
+        return fail(Error::system("start the machine's threads", failure.code().value())
+                        .hint("raise the limit on processes"));
+    }
+    return {};
+}
+
+void Machine::start_threads() {
     m_io_thread = std::thread([this] { m_loop.run(); });
     pthread_setname_np(m_io_thread.native_handle(), "io");
     for (const Vcpu& vcpu : m_vcpus) {
         m_vcpu_threads.emplace_back([this, &vcpu] {
+            unblock_kick_signal();
             const VcpuContext context{m_ports, m_mmio, m_stopping};
             if (auto reason = run_vcpu(vcpu, context))
                 end(std::move(*reason));
@@ -186,7 +207,6 @@ Result<void> Machine::start() {
         pthread_setname_np(m_vcpu_threads.back().native_handle(),
                            fmt::format("vcpu{}", vcpu.index()).c_str());
     }
-    return {};
 }
 
 void Machine::end(MachineEnd reason) {

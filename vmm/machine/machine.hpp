@@ -66,6 +66,7 @@ private:
     Result<void> add_port_device(const layout::Ports& ports, std::unique_ptr<Device> device);
     Result<void> create_vcpus(const System& system, uint32_t cpus);
     Result<void> load_guest(const Config& config);
+    void start_threads();
     void stop_threads();
 
     // Destruction runs from the last member to the first: threads are gone by then, vCPUs and devices go

@@ -74,8 +74,8 @@ std::optional<MachineEnd> run_vcpu(const Vcpu& vcpu, const VcpuContext& context)
             break;
         case KVM_EXIT_INTR:
             break;
-        case KVM_EXIT_SHUTDOWN:
-            return MachineEnd{EndReason::triple_fault, fmt::format("triple fault on {}", where(vcpu))};
+        case KVM_EXIT_SHUTDOWN: // kvm-amd has reset the registers by now, so they say nothing
+            return MachineEnd{EndReason::triple_fault, fmt::format("triple fault on vCPU {}", vcpu.index())};
         case KVM_EXIT_FAIL_ENTRY:
             return MachineEnd{EndReason::host_failure,
                               fmt::format("the processor refuses the state of {}, reason {:#x}", where(vcpu),
