@@ -49,11 +49,4 @@ Result<Mapping> Mapping::shared(int descriptor, uint64_t size_bytes, int protect
     return Mapping(static_cast<std::byte*>(data), size_bytes);
 }
 
-Result<Mapping> Mapping::private_file(int descriptor, uint64_t size_bytes) {
-    void* const data = mmap(nullptr, size_bytes, PROT_READ, MAP_PRIVATE, descriptor, 0);
-    if (data == MAP_FAILED)
-        return fail(Error::system("mmap " + format_bytes(size_bytes) + " of a file", errno));
-    return Mapping(static_cast<std::byte*>(data), size_bytes);
-}
-
 } // namespace casemate

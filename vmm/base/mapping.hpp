@@ -24,8 +24,6 @@ public:
     static Result<Mapping> anonymous(uint64_t size_bytes, uint64_t alignment);
     // MAP_SHARED view of a descriptor from offset 0; the descriptor may be closed afterwards.
     static Result<Mapping> shared(int descriptor, uint64_t size_bytes, int protection);
-    // MAP_PRIVATE read-only view of a whole file from offset 0.
-    static Result<Mapping> private_file(int descriptor, uint64_t size_bytes);
 
     std::byte* data() const { return m_data; }
     uint64_t size() const { return m_size; }

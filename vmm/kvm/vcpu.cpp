@@ -55,10 +55,6 @@ Result<void> Vcpu::set_system_registers(const kvm_sregs& registers) const {
     return call(KVM_SET_SREGS, "KVM_SET_SREGS", const_cast<kvm_sregs*>(&registers));
 }
 
-Result<void> Vcpu::set_fpu(const kvm_fpu& fpu) const {
-    return call(KVM_SET_FPU, "KVM_SET_FPU", const_cast<kvm_fpu*>(&fpu));
-}
-
 Result<void> Vcpu::set_msrs(std::span<const kvm_msr_entry> msrs) const {
     const auto buffer = make_list<kvm_msrs>(msrs);
     reinterpret_cast<kvm_msrs*>(buffer.get())->nmsrs = static_cast<uint32_t>(msrs.size());
@@ -70,26 +66,6 @@ Result<void> Vcpu::set_msrs(std::span<const kvm_msr_entry> msrs) const {
         return fail(Error(fmt::format("KVM_SET_MSRS on vCPU {}: MSR {:#x} refused", m_index,
                                       msrs[static_cast<size_t>(done)].index)));
     return {};
-}
-
-Result<kvm_vcpu_events> Vcpu::events() const {
-    kvm_vcpu_events value{};
-    TRY(call(KVM_GET_VCPU_EVENTS, "KVM_GET_VCPU_EVENTS", &value));
-    return value;
-}
-
-Result<void> Vcpu::set_events(const kvm_vcpu_events& events) const {
-    return call(KVM_SET_VCPU_EVENTS, "KVM_SET_VCPU_EVENTS", const_cast<kvm_vcpu_events*>(&events));
-}
-
-Result<kvm_lapic_state> Vcpu::local_apic() const {
-    kvm_lapic_state value{};
-    TRY(call(KVM_GET_LAPIC, "KVM_GET_LAPIC", &value));
-    return value;
-}
-
-Result<void> Vcpu::set_local_apic(const kvm_lapic_state& state) const {
-    return call(KVM_SET_LAPIC, "KVM_SET_LAPIC", const_cast<kvm_lapic_state*>(&state));
 }
 
 Result<void> Vcpu::set_signal_mask(const sigset_t& mask) const {

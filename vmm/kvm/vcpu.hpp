@@ -23,12 +23,7 @@ public:
     Result<void> set_registers(const kvm_regs& registers) const;
     Result<kvm_sregs> system_registers() const;
     Result<void> set_system_registers(const kvm_sregs& registers) const;
-    Result<void> set_fpu(const kvm_fpu& fpu) const;
     Result<void> set_msrs(std::span<const kvm_msr_entry> msrs) const;
-    Result<kvm_vcpu_events> events() const;
-    Result<void> set_events(const kvm_vcpu_events& events) const;
-    Result<kvm_lapic_state> local_apic() const;
-    Result<void> set_local_apic(const kvm_lapic_state& state) const;
 
     // KVM_SET_SIGNAL_MASK: the thread's signal mask while it is in KVM_RUN. A pending signal that this mask
     // lets through ends KVM_RUN with EINTR and stays pending when the thread itself blocks it.
