@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// Report: a violation for people and for programs.
+#pragma once
+
+#include "base/event_log.hpp"
+#include "guard/symbols.hpp"
+#include "guard/violation.hpp"
+
+#include <string>
+
+namespace casemate {
+
+// One line for the log: "read-only text at gpa:0x1234 _text+0x10: store of 8 bytes by vCPU 0 at ...".
+std::string summary(const Violation& violation, const LoadedSymbols& symbols);
+// The exit report, several lines without a trailing newline: reason, addresses, size, value, instruction with
+// its bytes, function, lock, registers.
+std::string report(const Violation& violation, const LoadedSymbols& symbols);
+// The members of a "violation" event.
+EventFields event_fields(const Violation& violation, const LoadedSymbols& symbols);
+
+} // namespace casemate
