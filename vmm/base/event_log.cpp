@@ -8,7 +8,6 @@
 #include <fcntl.h>
 #include <fmt/core.h>
 #include <iterator>
-#include <optional>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -56,24 +55,21 @@ void append_string(std::string& json, std::string_view text) {
     json += '"';
     while (!text.empty()) {
         const uint8_t byte = byte_of(text[0]);
-        size_t taken = 1;
+        const size_t sequence = byte < 0x80 ? 1 : utf8_length(text);
         if (byte == '"' || byte == '\\') {
             json += '\\';
             json += text[0];
         } else if (byte < 0x20 || byte == 0x7f) {
             fmt::format_to(std::back_inserter(json), "\\u{:04x}", byte);
-        } else if (byte < 0x80) {
-            json += text[0];
-        } else if ((taken = utf8_length(text)) == 0) {
+        } else if (sequence == 0) {
             json += replacement_character;
-            taken = 1;
         } else if (byte == 0xc2 && byte_of(text[1]) < 0xa0) {
             // C1 controls: a terminal takes U+009B for the start of a control sequence.
             fmt::format_to(std::back_inserter(json), "\\u{:04x}", byte_of(text[1]));
         } else {
-            json += text.substr(0, taken);
+            json += text.substr(0, sequence);
         }
-        text.remove_prefix(taken);
+        text.remove_prefix(std::max(sequence, size_t{1}));
     }
     json += '"';
 }

@@ -81,7 +81,7 @@ std::optional<DecodedInstruction> Decoder::decode(std::span<const std::byte> byt
         m_handle = 0;
         return std::nullopt;
     }
-    if (cs_option(m_handle, CS_OPT_MODE, size_t{capstone_mode(size)}) != CS_ERR_OK)
+    if (cs_option(m_handle, CS_OPT_MODE, static_cast<size_t>(capstone_mode(size))) != CS_ERR_OK)
         return std::nullopt;
 
     // cs_disasm_iter() takes uint8_t; std::byte may alias it.

@@ -307,9 +307,9 @@ LoadedSymbols loaded_symbols(const Symbols& symbols, uint64_t lstar,
     const uint64_t bytes = symbols.image_end().value - start.value;
     const uint64_t offset = lstar - symbols.system_call_entry().value;
     const uint64_t run_time_start = start.value + offset;
-    if (!is_aligned(offset, image_alignment) || run_time_start < image_area_start ||
-        run_time_start - image_area_start > image_area_bytes || bytes > image_area_bytes ||
-        run_time_start - image_area_start + bytes > image_area_bytes)
+    const uint64_t into_area = run_time_start - image_area_start; // huge when it starts below
+    if (!is_aligned(offset, image_alignment) || into_area > image_area_bytes ||
+        bytes > image_area_bytes - into_area)
         return {};
     LoadedSymbols loaded{.symbols = &symbols, .linear_offset = offset, .image_start = start};
     // The image is one piece in RAM; two places that say so are not a coincidence.

@@ -54,12 +54,14 @@ TEST_CASE("a System.map and a vmlinux name the same places") {
 }
 
 TEST_CASE("a System.map may be unsorted, name modules, and end without a newline") {
-    std::string text =
-        "ffffffffc0000000 t late\t[a_module]\n" + system_map() + "ffffffff81000800 T inserted\t[another]\r";
+    std::string text = "ffffffffc0000000 t late\t[a_module]\nffffffff80800000 t below\n" + system_map() +
+                       "ffffffff81000800 T inserted\t[another]\r";
     const SymbolFile file(text);
     const auto symbols = Symbols::load(file.path().c_str());
     REQUIRE(symbols);
     CHECK(symbols->name_at(GuestLinear{text_start + 0x801}) == "inserted+0x1");
+    CHECK_FALSE(symbols->name_at(GuestLinear{0xffffffff80800000}));
+    CHECK_FALSE(symbols->name_at(GuestLinear{0xffffffffc0000000}));
 }
 
 TEST_CASE("names with control characters come out printable") {
@@ -133,6 +135,8 @@ TEST_CASE("a file that changes under a running machine gives no names, and no cr
     const auto symbols = Symbols::load(file.path().c_str());
     REQUIRE(symbols);
     CHECK(symbols->name_at(GuestLinear{text_start}));
+    file.overwrite(system_map() + "ffffffff81000001 T new_name\n");
+    CHECK_FALSE(symbols->name_at(GuestLinear{text_start + 1}));
     file.overwrite("short");
     CHECK_FALSE(symbols->name_at(GuestLinear{text_start}));
 }
