@@ -14,6 +14,8 @@ enum class EndReason {
     guest_panic,    // reported through pvpanic
     triple_fault,   // the guest's last exception could not be delivered
     unattributable, // a protection fault that nothing explains
+    die_on_write,   // a write to memory under such a lock, or one too many under any
+    locks_missing,  // required, and not taken before the deadline
 };
 
 struct MachineEnd {
@@ -35,7 +37,9 @@ constexpr std::array exit_statuses{
     ExitStatus{EndReason::host_failure, 1, "the host or the monitor failed"},
     ExitStatus{EndReason::guest_panic, 10, "the guest kernel panicked"},
     ExitStatus{EndReason::triple_fault, 10, "the guest triple-faulted"},
+    ExitStatus{EndReason::die_on_write, 20, "a write to locked memory ended the guest"},
     ExitStatus{EndReason::unattributable, 22, "a memory fault that nothing explains"},
+    ExitStatus{EndReason::locks_missing, 24, "locks were required and not taken in time"},
 };
 
 constexpr const ExitStatus& exit_status(EndReason reason) {
