@@ -68,7 +68,7 @@ private:
 class RateLimit {
 public:
     using Clock = std::chrono::steady_clock;
-    static constexpr unsigned burst = 32;
+    static constexpr unsigned burst = 1024;
     static constexpr std::chrono::milliseconds interval{100};
     // Whether the event may pass; then `suppressed` is how many were held back since the last that did.
     struct Pass {

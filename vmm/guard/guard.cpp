@@ -198,16 +198,16 @@ void Guard::refused(const GuestRange& range) const {
 std::optional<GuardEnd> Guard::judge(const Violation& violation) const {
     const uint64_t number = ++m_violations;
     const bool fatal = violation.lock->policy == LockPolicy::die_on_write;
-    const bool too_many = m_options.max_violations != 0 && number > m_options.max_violations;
+    const bool too_many = m_options.max_violations != 0 && number >= m_options.max_violations;
     const LoadedSymbols symbols = record(violation, fatal || too_many);
     if (fatal)
         return GuardEnd{GuardEnd::Reason::die_on_write, summary(violation, symbols),
                         report(violation, symbols)};
     if (too_many)
-        return GuardEnd{GuardEnd::Reason::too_many_violations,
-                        fmt::format("more than {} violations, the last: {}", m_options.max_violations,
-                                    summary(violation, symbols)),
-                        report(violation, symbols)};
+        return GuardEnd{
+            GuardEnd::Reason::too_many_violations,
+            fmt::format("{} writes to locked memory, the last: {}", number, summary(violation, symbols)),
+            report(violation, symbols)};
     return std::nullopt;
 }
 

@@ -41,7 +41,7 @@ struct GuardEnd {
 class Guard final : public WriteGate {
 public:
     struct Options {
-        uint64_t max_violations = 0; // more of them end the machine; 0: no limit
+        uint64_t max_violations = 0; // the one of this number ends the machine; 0: no limit
     };
     // What the guard uses; all outlive it.
     struct Parts {

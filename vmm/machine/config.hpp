@@ -24,12 +24,17 @@ struct NetConfig {
 };
 
 enum class LockMode {
-    allowed,  // the guest may lock its memory
-    required, // and the machine ends when it does not in time
-    off,      // the guest is not told that it could
+    allowed,  // the guest may lock what it likes
+    required, // it must lock its text and seal before the deadline, or the machine ends
+    off,      // the guest finds no Casemate, and its calls are refused
 };
 // "allowed", "required", "off": as --locks takes them.
 const char* name_of(LockMode mode);
+
+enum class ProtectChoice {
+    automatic, // what the host does best
+    mapping,   // host page protection of guest RAM
+};
 
 struct Config {
     std::string kernel;
@@ -40,10 +45,11 @@ struct Config {
     std::vector<DiskConfig> disks;
     std::vector<NetConfig> nets;
     LockMode locks = LockMode::allowed;
-    std::chrono::seconds lock_deadline{60}; // from start to the seal, when locks are required
-    uint64_t max_violations = 0;            // 0: no limit
-    std::string events_path;                // empty: none
-    std::string symbols_path;               // empty: none
+    std::chrono::seconds lock_deadline{60}; // from the start; for LockMode::required
+    ProtectChoice protect = ProtectChoice::automatic;
+    std::string events_path;     // empty: none; "-": stderr
+    std::string symbols_path;    // empty: none
+    uint64_t max_violations = 0; // end the machine at this many; 0: never
 };
 
 } // namespace casemate

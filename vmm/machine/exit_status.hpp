@@ -8,15 +8,15 @@
 namespace casemate {
 
 enum class EndReason {
-    power_off,      // ACPI S5, or the user asked twice
-    reboot,         // reset register, keyboard controller
-    host_failure,   // KVM or the host refused something
-    guest_panic,    // reported through pvpanic
-    triple_fault,   // the guest's last exception could not be delivered
-    die_on_write,        // a store to memory locked so
-    too_many_violations, // Config::max_violations
+    power_off,           // ACPI S5, or the user asked twice
+    reboot,              // reset register, keyboard controller
+    host_failure,        // KVM or the host refused something
+    guest_panic,         // reported through pvpanic
+    triple_fault,        // the guest's last exception could not be delivered
     unattributable,      // a protection fault that nothing explains
-    locks_missing,       // Config::locks is `required`, and the guest did not lock its kernel in time
+    die_on_write,        // a write to memory locked so
+    too_many_violations, // Config::max_violations
+    locks_missing,       // required, and not taken before the deadline
 };
 
 struct MachineEnd {
@@ -40,8 +40,9 @@ constexpr std::array exit_statuses{
     ExitStatus{EndReason::host_failure, 1, "host_failure", "the host or the monitor failed"},
     ExitStatus{EndReason::guest_panic, 10, "guest_panic", "the guest kernel panicked"},
     ExitStatus{EndReason::triple_fault, 10, "triple_fault", "the guest triple-faulted"},
-    ExitStatus{EndReason::die_on_write, 20, "die_on_write", "a store to memory locked die-on-write"},
-    ExitStatus{EndReason::too_many_violations, 20, "too_many_violations", "more violations than allowed"},
+    ExitStatus{EndReason::die_on_write, 20, "die_on_write", "a write to memory locked die-on-write"},
+    ExitStatus{EndReason::too_many_violations, 20, "too_many_violations",
+               "as many writes to locked memory as allowed"},
     ExitStatus{EndReason::unattributable, 22, "unattributable", "a memory fault that nothing explains"},
     ExitStatus{EndReason::locks_missing, 24, "locks_missing", "locks were required and not taken in time"},
 };

@@ -46,7 +46,7 @@ CpuState kernel_state() {
 }
 
 // Through the direct map, into text.
-Violation store() {
+Violation store(const CpuState& state = kernel_state()) {
     return {.source = ViolationSource::store,
             .lock = Lock{.range = GuestRange::of({image_physical}, 4_MiB),
                          .policy = LockPolicy::die_on_write,
@@ -56,7 +56,7 @@ Violation store() {
             .bytes = 8,
             .value = 0x4141414141414141,
             .vcpu = 3,
-            .state = kernel_state(),
+            .state = state,
             .instruction = "mov qword ptr [rax], rbx",
             .code = {std::byte{0x48}, std::byte{0x89}, std::byte{0x18}},
             .detail = ""};
@@ -65,8 +65,9 @@ Violation store() {
 Violation emulated_store() {
     Violation violation = store();
     violation.source = ViolationSource::emulated_store;
-    violation.lock->policy = LockPolicy::read_only;
-    violation.lock->kind = LockKind::page_table;
+    violation.lock = Lock{.range = GuestRange::of({image_physical}, 4_MiB),
+                          .policy = LockPolicy::read_only,
+                          .kind = LockKind::page_table};
     violation.linear.reset();
     violation.instruction.clear();
     return violation;
@@ -83,13 +84,13 @@ Violation host_write() {
 }
 
 Violation unattributable() {
-    Violation violation{.source = ViolationSource::unattributable,
-                        .vcpu = 0,
-                        .state = kernel_state(),
-                        .code = {std::byte{0x0f}, std::byte{0x38}, std::byte{0xf9}},
-                        .detail = "the decoder does not know the instruction"};
-    violation.state->system.ss.dpl = 3;
-    return violation;
+    CpuState state = kernel_state();
+    state.system.ss.dpl = 3;
+    return {.source = ViolationSource::unattributable,
+            .vcpu = 0,
+            .state = state,
+            .code = {std::byte{0x0f}, std::byte{0x38}, std::byte{0xf9}},
+            .detail = "the decoder does not know the instruction"};
 }
 
 std::string json_of(const EventFields& fields) {
@@ -258,16 +259,16 @@ TEST_CASE_FIXTURE(Fixture, "without symbols there are addresses, and nothing is 
 }
 
 TEST_CASE_FIXTURE(Fixture, "the base of CS counts outside of 64-bit code, and addresses wrap at 4 GiB") {
-    Violation violation = store();
-    violation.state->system.cs.l = 0;
-    violation.state->system.cs.base = 0xffff0000;
-    violation.state->registers.rip = 0x1fff0;
-    CHECK(report(violation, loaded).find("at          gla:0xfff0\n") != std::string::npos);
-    CHECK(report(violation, loaded).find("16-bit code") != std::string::npos);
-    violation.state->system.cs.l = 1;
-    CHECK(report(violation, loaded).find("at          gla:0x1fff0\n") != std::string::npos);
-    violation.state->system.efer = 0; // then L is not there
-    CHECK(report(violation, loaded).find("at          gla:0xfff0\n") != std::string::npos);
+    CpuState state = kernel_state();
+    state.system.cs.l = 0;
+    state.system.cs.base = 0xffff0000;
+    state.registers.rip = 0x1fff0;
+    CHECK(report(store(state), loaded).find("at          gla:0xfff0\n") != std::string::npos);
+    CHECK(report(store(state), loaded).find("16-bit code") != std::string::npos);
+    state.system.cs.l = 1;
+    CHECK(report(store(state), loaded).find("at          gla:0x1fff0\n") != std::string::npos);
+    state.system.efer = 0; // then L is not there
+    CHECK(report(store(state), loaded).find("at          gla:0xfff0\n") != std::string::npos);
 }
 
 TEST_CASE_FIXTURE(Fixture, "a store behind no mapping of the image is named by its linear address") {
