@@ -326,6 +326,7 @@ void enable_local_apic() {
 }
 
 bool start_second_cpu(void (*function)(void*), void* argument) {
+    enable_local_apic();
     second_cpu_function = function;
     second_cpu_argument = argument;
     second_cpu_alive = false;
@@ -336,7 +337,7 @@ bool start_second_cpu(void (*function)(void*), void* argument) {
                     static_cast<uint32_t>(read_cr3()));
     constexpr uint64_t interrupt_command = local_apic + 0x300;
     store<uint32_t>(interrupt_command + 0x10, 1U << 24);
-    store<uint32_t>(interrupt_command, 0x4500); // INIT, assert
+    store<uint32_t>(interrupt_command, 0xc500); // INIT, level, assert
     // A start-up interrupt counts only once INIT has been taken, so it is repeated.
     for (unsigned tries = 0; tries < 20000 && !second_cpu_alive; ++tries) {
         store<uint32_t>(interrupt_command, 0x4600 | second_cpu_page >> 12);
