@@ -5,6 +5,7 @@
 
 #include <initializer_list>
 
+// NOLINTBEGIN(misc-const-correctness): it does not see what assembly writes.
 namespace payload {
 
 void attack_write_protect() {
@@ -442,46 +443,46 @@ namespace {
 struct HarmlessForm {
     const char* name;
     uint32_t leaf; // of the feature it needs; 0: none
-    uint32_t Cpuid::* word;
     unsigned bit;
+    uint32_t Cpuid::* word;
     void (*run)(uint64_t address);
 };
 
 #define HARMLESS(code) [](uint64_t address) { asm volatile(code ::"b"(address) : "rax", "cc", "memory"); }
 constexpr HarmlessForm harmless_forms[] = {
-    {"clflush", 1, &Cpuid::edx, 19, HARMLESS("clflush (%0)")},
-    {"clflushopt", 7, &Cpuid::ebx, 23, HARMLESS("clflushopt (%0)")},
-    {"clwb", 7, &Cpuid::ebx, 24, HARMLESS("clwb (%0)")},
-    {"prefetchw", 0x80000001, &Cpuid::ecx, 8, HARMLESS("prefetchw (%0)")},
-    {"prefetcht0", 0, nullptr, 0, HARMLESS("prefetcht0 (%0)")},
-    {"prefetchnta", 0, nullptr, 0, HARMLESS("prefetchnta (%0)")},
-    {"invlpg", 0, nullptr, 0, HARMLESS("invlpg (%0)")},
-    {"wbinvd", 0, nullptr, 0, HARMLESS("wbinvd")},
-    {"read8", 0, nullptr, 0, HARMLESS("movb (%0), %%al")},
-    {"read16", 0, nullptr, 0, HARMLESS("movw (%0), %%ax")},
-    {"read32", 0, nullptr, 0, HARMLESS("movl (%0), %%eax")},
-    {"read64", 0, nullptr, 0, HARMLESS("movq (%0), %%rax")},
-    {"read128", 0, nullptr, 0, HARMLESS("movups (%0), %%xmm1")},
-    {"lodsb", 0, nullptr, 0, HARMLESS("pushq %%rsi\nmovq %0, %%rsi\nlodsb\npopq %%rsi")},
-    {"lea", 0, nullptr, 0, HARMLESS("leaq 8(%0), %%rax")},
-    {"nop_m", 0, nullptr, 0, HARMLESS("nopl 8(%0)")},
-    {"test", 0, nullptr, 0, HARMLESS("testq %%rax, (%0)")},
-    {"cmp", 0, nullptr, 0, HARMLESS("cmpq %%rax, (%0)")},
-    {"bt_imm", 0, nullptr, 0, HARMLESS("btq $3, (%0)")},
-    {"bt_r", 0, nullptr, 0, HARMLESS("movl $100, %%eax\nbtq %%rax, (%0)")},
-    {"pop_r", 0, nullptr, 0,
+    {"clflush", 1, 19, &Cpuid::edx, HARMLESS("clflush (%0)")},
+    {"clflushopt", 7, 23, &Cpuid::ebx, HARMLESS("clflushopt (%0)")},
+    {"clwb", 7, 24, &Cpuid::ebx, HARMLESS("clwb (%0)")},
+    {"prefetchw", 0x80000001, 8, &Cpuid::ecx, HARMLESS("prefetchw (%0)")},
+    {"prefetcht0", 0, 0, nullptr, HARMLESS("prefetcht0 (%0)")},
+    {"prefetchnta", 0, 0, nullptr, HARMLESS("prefetchnta (%0)")},
+    {"invlpg", 0, 0, nullptr, HARMLESS("invlpg (%0)")},
+    {"wbinvd", 0, 0, nullptr, HARMLESS("wbinvd")},
+    {"read8", 0, 0, nullptr, HARMLESS("movb (%0), %%al")},
+    {"read16", 0, 0, nullptr, HARMLESS("movw (%0), %%ax")},
+    {"read32", 0, 0, nullptr, HARMLESS("movl (%0), %%eax")},
+    {"read64", 0, 0, nullptr, HARMLESS("movq (%0), %%rax")},
+    {"read128", 0, 0, nullptr, HARMLESS("movups (%0), %%xmm1")},
+    {"lodsb", 0, 0, nullptr, HARMLESS("pushq %%rsi\nmovq %0, %%rsi\nlodsb\npopq %%rsi")},
+    {"lea", 0, 0, nullptr, HARMLESS("leaq 8(%0), %%rax")},
+    {"nop_m", 0, 0, nullptr, HARMLESS("nopl 8(%0)")},
+    {"test", 0, 0, nullptr, HARMLESS("testq %%rax, (%0)")},
+    {"cmp", 0, 0, nullptr, HARMLESS("cmpq %%rax, (%0)")},
+    {"bt_imm", 0, 0, nullptr, HARMLESS("btq $3, (%0)")},
+    {"bt_r", 0, 0, nullptr, HARMLESS("movl $100, %%eax\nbtq %%rax, (%0)")},
+    {"pop_r", 0, 0, nullptr,
      HARMLESS("pushq %%r15\nmovq %%rsp, %%r15\nmovq %0, %%rsp\npopq %%rax\nmovq %%r15, %%rsp\npopq %%r15")},
-    {"fld", 0, nullptr, 0, HARMLESS("fninit\nfldl (%0)\nfninit")},
-    {"mul_m", 0, nullptr, 0, HARMLESS("pushq %%rdx\nmulq (%0)\npopq %%rdx")},
-    {"ldmxcsr", 0, nullptr, 0, HARMLESS("ldmxcsr 0xf00(%0)")},
-    {"lgdt", 0, nullptr, 0, HARMLESS("lgdt 0xd00(%0)")},
-    {"outsb", 0, nullptr, 0,
+    {"fld", 0, 0, nullptr, HARMLESS("fninit\nfldl (%0)\nfninit")},
+    {"mul_m", 0, 0, nullptr, HARMLESS("pushq %%rdx\nmulq (%0)\npopq %%rdx")},
+    {"ldmxcsr", 0, 0, nullptr, HARMLESS("ldmxcsr 0xf00(%0)")},
+    {"lgdt", 0, 0, nullptr, HARMLESS("lgdt 0xd00(%0)")},
+    {"outsb", 0, 0, nullptr,
      HARMLESS("pushq %%rsi\npushq %%rdx\nmovq %0, %%rsi\nmovl $0x80, %%edx\noutsb\npopq %%rdx\npopq %%rsi")},
-    {"rep_movsb_none", 0, nullptr, 0,
+    {"rep_movsb_none", 0, 0, nullptr,
      HARMLESS(
          "pushq %%rdi\npushq %%rcx\nmovq %0, %%rdi\nxorl %%ecx, %%ecx\nrep movsb\npopq %%rcx\npopq %%rdi")},
-    {"cmov_m", 0, nullptr, 0, HARMLESS("cmpq %%rax, %%rax\ncmovneq (%0), %%rax")},
-    {"execute", 0, nullptr, 0, HARMLESS("leaq 0xe00(%0), %%rax\ncall *%%rax")},
+    {"cmov_m", 0, 0, nullptr, HARMLESS("cmpq %%rax, %%rax\ncmovneq (%0), %%rax")},
+    {"execute", 0, 0, nullptr, HARMLESS("leaq 0xe00(%0), %%rax\ncall *%%rax")},
 };
 
 } // namespace
@@ -666,3 +667,4 @@ void attack_self() {
 }
 
 } // namespace payload
+// NOLINTEND(misc-const-correctness)

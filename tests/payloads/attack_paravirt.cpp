@@ -123,7 +123,7 @@ void attempt_area(const Area& area, bool lock_later) {
             return print_skipped(15, name, "never_seen_to_write");
         }
         // Still switched on; nothing in service, and room for a new token.
-        while ((load<uint32_t>(local_apic + 0x100 + 0x10 * (vector / 32)) >> (vector % 32) & 1) != 0)
+        while ((load<uint32_t>(local_apic + 0x100 + 0x10UL * (vector / 32)) >> (vector % 32) & 1) != 0)
             acknowledge_interrupt();
         (void)in8(com1 + 7);
         prepare(page);

@@ -41,7 +41,7 @@ void enter_ring3(uint64_t rip, uint64_t rsp, uint64_t first, uint64_t second);
 void start_runtime(const unsigned char* boot_params);
 void handle_exception(payload::ExceptionFrame& frame);
 void run_second_cpu();
-volatile uint64_t interrupts_seen;
+volatile uint64_t interrupts_seen; // counted by interrupt_stub
 }
 
 namespace payload {
@@ -184,9 +184,10 @@ void print_decimal(int64_t value) {
     unsigned at = sizeof(text) - 1;
     text[at] = 0;
     uint64_t rest = value < 0 ? -static_cast<uint64_t>(value) : static_cast<uint64_t>(value);
-    do
+    do {
         text[--at] = static_cast<char>('0' + rest % 10);
-    while ((rest /= 10) != 0);
+        rest /= 10;
+    } while (rest != 0);
     if (value < 0)
         text[--at] = '-';
     print(text + at);

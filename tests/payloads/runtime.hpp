@@ -187,8 +187,6 @@ constexpr unsigned exception_stack_bytes = 16384;
 void use_exception_stack(uint64_t top);
 void use_current_stack_for_exceptions();
 void use_own_exception_stack();
-// Interrupts that interrupt_stub counted; they use the same kind of stack as exceptions.
-extern "C" volatile uint64_t interrupts_seen;
 
 // Ring 3 needs tables with user access; see page_tables.hpp. Ends by an exception or int $0x80.
 Caught run_in_ring3(void (*function)(uint64_t, uint64_t), uint64_t first, uint64_t second);
