@@ -87,9 +87,10 @@ struct CatchPoint {
 
 Gate gates[256];
 TaskState tasks[cpus];
-// Null, unused, code, data, user data, user code, then two TSS descriptors of two entries each.
-uint64_t gdt[6 + 2 * cpus] = {
-    0, 0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0x00cff3000000ffff, 0x00affb000000ffff};
+// Null, unused, code, data, user data, user code, two TSS descriptors of two entries each, 32-bit code.
+uint64_t gdt[7 + 2 * cpus] = {
+    0, 0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0x00cff3000000ffff, 0x00affb000000ffff, 0, 0,
+    0, 0, 0x00cf9b000000ffff};
 alignas(16) uint8_t exception_stacks[cpus][exception_stack_bytes];
 alignas(16) uint8_t ring0_stacks[cpus][exception_stack_bytes];
 alignas(16) uint8_t ring3_stack[16384];

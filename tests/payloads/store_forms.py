@@ -55,7 +55,7 @@ SETUPS = {
 
 
 def form(name, insn, expected=b"", offset=0, span=None, feature="", setup=(), after=(),
-         attack=10, same=False, retry=False):
+         attack=10, same=False, retry=False, bits32=False):
     """expected: bytes (or lines of assembly, 8 bytes each) that must be at target +
     offset afterwards; span: (offset, count) where bytes may change to what
     nobody can tell. Bytes outside both must stay."""
@@ -65,6 +65,9 @@ def form(name, insn, expected=b"", offset=0, span=None, feature="", setup=(), af
         changes = initial(offset, len(expected)) != expected
         assert changes != same, f"{name} stores what is there"
     assert expected or span or same, name
+    if bits32:  # in compatibility mode, by a far return and a far jump back
+        setup = ["push 0x50", "lea r8, [rip + 7f]", "push r8", ".byte 0x48, 0xcb", ".code32", "7:", *setup]
+        after = [*after, ".byte 0xea", ".long form_done", ".word 0x10", ".code64"]
     forms.append((name + ("_same" if same else ""), insn, expected, offset, span or (0, 0), feature, setup,
                   after, attack, same, retry))
 
@@ -402,6 +405,46 @@ def addressing():
             form(f"{name}_at_{how}", f"{op} {operand}, rax", expected, setup=setup)
 
 
+# --- 32-bit code -------------------------------------------------------------
+
+
+def compatibility():
+    def form32(name, insn, *arguments, **named):
+        form(f"compat_{name}", insn, *arguments, bits32=True, **named)
+
+    at4, at32 = "lea esp, [edi + 4]", "lea esp, [edi + 32]"
+    eax = number(RAX, 32)
+    form32("mov_m32_r", "mov dword ptr [edi], eax", eax)
+    form32("mov_m8_imm", "mov byte ptr [edi], 0x5a", b"\x5a")
+    form32("mov_moffs32", ".byte 0xa3; .long form_target", eax)
+    form32("mov_disp32", ".byte 0x89, 0x1d; .long form_target", number(RBX, 32))
+    form32("mov_ebp", "mov dword ptr [ebp + 8], eax", eax, setup=["lea ebp, [edi - 8]"])
+    form32("add_m32_r", "add dword ptr [edi], eax", number(read(32) + RAX, 32))
+    form32("lock_inc_m32", "lock inc dword ptr [edi]", number(read(32) + 1, 32))
+    form32("push_r32", "push eax", eax, setup=[at4])
+    form32("push_imm8", "push 0x5b", number(0x5B, 32), setup=[at4])
+    form32("push_m32", "push dword ptr [esi]", sourced(0, 4), setup=[at4])
+    form32("push_es", ".byte 0x06", number(0x18, 16), span=(0, 4), setup=["mov eax, 0x18", "mov es, eax", at4])
+    form32("pushfd", ".byte 0x9c", span=(0, 4), setup=[at4])
+    form32("pushad", ".byte 0x60", span=(0, 32), setup=[at32])
+    form32("pushaw", ".byte 0x66, 0x60", span=(16, 16), setup=[at32])
+    rest = int.from_bytes(initial(4, 4), "little")
+    form32("call_rel32", "call 8f", (f".long 8f, {rest:#x}",), setup=[at4], after=["8:"])
+    form32("call_far", ".byte 0x9a; .long 8f; .word 0x50", (".long 8f, 0x50",), setup=["lea esp, [edi + 8]"],
+           after=["8:"])
+    form32("enter", ".byte 0xc8, 0x10, 0, 0", number(RBP, 32), setup=[at4])
+    form32("pop_m32", "pop dword ptr [edi]", eax, setup=["push eax"])
+    form32("movsd", "movsd", sourced(0, 4))
+    form32("rep_stosd", "rep stosd", 3 * eax)
+    form32("cmpxchg8b", "cmpxchg8b [edi]", number(RBX, 32) + number(RCX, 32),
+           setup=["mov eax, [edi]", "mov edx, [edi + 4]"])
+    form32("sgdt", "sgdt [edi]", span=(0, 6))
+    form32("fnsave", ".byte 0xdd, 0x37", number(0x37F, 16), span=(0, 108), setup=["fninit"])
+    form32("movups", "movups [edi], xmm1", sourced(0, 16), setup=["movups xmm1, [esi]"])
+    # Raises the requested privilege level of the selector that is there.
+    form32("arpl", ".byte 0x63, 0x07", bytes([pattern(0) | 3]), setup=["mov eax, 3"])
+
+
 # --- 34: what a decoder may not know -----------------------------------------
 
 
@@ -432,7 +475,7 @@ def write():
         else:
             size = 8 * len(expected)
             data = [line.replace("8f", f"form_{i}_return") for line in expected]
-            out = [line.replace("8f", f"form_{i}_return") for line in out]
+            out = [line.replace(" 8f", f" form_{i}_return") for line in out]
             out = [f"form_{i}_return:" if line == "8:" else line for line in out]
         table.append((i, name, feature, data, size, offset, span, attack, same, retry))
     out += [".section .rodata", ".balign 8", ".globl store_forms, store_forms_end", "store_forms:"]
@@ -460,7 +503,7 @@ def write():
 
 
 for part in (moves, arithmetic, shifts, conditions, exchanges, bits, stack, strings, sse, avx, x87, system, addressing,
-             unknown):
+             compatibility, unknown):
     part()
 names = [f[0] for f in forms]
 assert len(set(names)) == len(names), [n for n in names if names.count(n) > 1]
