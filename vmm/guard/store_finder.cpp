@@ -669,7 +669,7 @@ private:
             to_memory(512);
             return true;
         case 3:
-            to_memory(4, m_state.fpu.mxcsr);
+            to_memory(4); // KVM_GET_FPU leaves MXCSR out
             return true;
         case 4:
             xsave();
@@ -789,7 +789,7 @@ private:
             return !m_encoding.wide;
         case 0xae:
             if (m_encoding.extension() == 3)
-                to_memory(4, m_state.fpu.mxcsr);
+                to_memory(4); // as STMXCSR
             break;
         case 0xd6:
             to_memory_from_xmm(8);

@@ -408,7 +408,7 @@ TEST_CASE("AVX stores") {
     stores(CODE64("vmaskmovpd [rbx], ymm4, ymm3"), 32);
     stores(CODE64("vpmaskmovd [rbx], ymm4, ymm3"), 32);
     stores(CODE64("vpmaskmovq [rbx], xmm4, xmm3"), 16);
-    stores(CODE64("vstmxcsr [rbx]"), 4, 0x1f80);
+    stores(CODE64("vstmxcsr [rbx]"), 4);
     stores(CODE64("kmovb [rbx], k1"), 1);
     stores(CODE64("kmovw [rbx], k1"), 2);
     check(CODE64("vmaskmovdqu xmm3, xmm4"), state_64(), {{test_rdi, 16, {}}});
@@ -457,7 +457,7 @@ TEST_CASE("x87 stores") {
 TEST_CASE("state saving stores: exact where the size is fixed, an upper bound where XCR0 tells") {
     stores(CODE64("fxsave [rbx]"), 512);
     stores(CODE64("fxsave64 [rbx]"), 512);
-    stores(CODE64("stmxcsr [rbx]"), 4, 0x1f80);
+    stores(CODE64("stmxcsr [rbx]"), 4);
     CpuState state = state_64();
     state.registers.rdx = 0;
     state.registers.rax = 3;
