@@ -5,13 +5,15 @@ All of it may be hostile or cut off: nothing in here trusts a line's form."""
 
 import json
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 
 from suite import (ENFORCED, HARMLESS, NOT_STOPPED, OFF, POLICIES, SKIPPED, STOPPED, TABLE_MODES, UNENFORCED,
                    UNPROVEN, WRONG)
 
-OUTCOMES = ("changed", "fault", "unchanged", "skipped", "refused", "granted", "WRONG")
+OUTCOMES = ("changed", "fault", "unchanged", "skipped", "refused", "granted", "misreported", "wrong", "WRONG")
+CHANGED = {"changed": "locked memory changed", "wrong": "locked memory changed, otherwise than by this store",
+           "WRONG": "the guest saw a wrong answer"}
 # A kernel puts its time before a line, and other output may have begun it.
 SAID = re.compile(r"(?:^|[\s\]:])(?:(try) (\d{1,3}) ([\w.+-]{1,64})"
                   r"|(attack) (\d{1,3}) ([\w.+-]{1,64}) (\w{1,16})(?: (.{0,300}))?)\s*$")
@@ -31,7 +33,6 @@ class Vm:
     policy: str
     source: str
     names: tuple = ()           # (number, name) asked for; empty: all that it has
-    numbers: tuple = ()         # with no names: only of these numbers
     command: str = ""           # the kernel command line
     launch: tuple = ()          # needs, CPUs, memory
     memory_bytes: int = 0
@@ -73,6 +74,7 @@ class Result:
     violation: dict = None      # the event that shows it
     violations: int = 0         # counted in the VM
     report: str = ""            # what the monitor said at the end
+    not_reached: bool = False
 
     @property
     def key(self):
@@ -206,8 +208,7 @@ class VmJudge:
         self.locks = self.events.of("lock")
         self.records = self.events.of("violation")
         self.messages = text_of(vm.messages)
-        self.keys = list(vm.names) or [key for key in self.console.tried
-                                       if not vm.numbers or key[0] in vm.numbers]
+        self.keys = list(vm.names) or self.console.tried
         self.problems = []
         # Which record is whose cannot be told in a shared VM: each kind of lock needs enough of them.
         self.short = {}
@@ -228,14 +229,14 @@ class VmJudge:
                 found[key] = result
         return found
 
+    def leaves_record(self, key):
+        case, outcome = self.case(key), self.console.outcomes.get(key, ("",))[0]
+        return case is not None and case.record == "always" and outcome in ("fault", "unchanged")
+
     def find_shortage(self):
         if len(self.keys) <= 1:
             return
-        needed = defaultdict(int)
-        for key in self.keys:
-            case = self.case(key)
-            if case and case.record == "always" and self.console.outcomes.get(key, [""])[0] in ("fault", "unchanged"):
-                needed[case.kind] += 1
+        needed = Counter(self.case(key).kind for key in self.keys if self.leaves_record(key))
         spare = self.events.violations() - len(self.records)
         for kinds, count in needed.items():
             fitting = [e for e in self.records if e.get("source") == "unattributable" or not kinds or
@@ -253,7 +254,7 @@ class VmJudge:
             return None
         verdict, why = self.verdict(key, case, baseline, outcome, detail)
         expected = case.expected(vm.policy, self.mode)
-        event = self.record(case)
+        event = self.record(key, case)
         return Result(
             lane=vm.lane, policy=vm.policy, source=vm.source, number=key[0], name=key[1], verdict=verdict, why=why,
             expected=expected, as_expected=verdict == expected or (verdict == SKIPPED and case.may_skip),
@@ -261,8 +262,12 @@ class VmJudge:
             vm_attacks=max(1, len(self.keys)), violation=event, violations=self.events.violations(),
             report=tail(self.messages) if vm.status != 0 or vm.ended != ENDED else "")
 
-    def record(self, case):
-        """The violation that shows it; in a shared VM the first that fits."""
+    def record(self, key, case):
+        """The violation that shows it: in a shared VM the one at its place if each attack has one, else the first
+        that fits."""
+        stopped = [k for k in self.console.tried if self.leaves_record(k)]
+        if key in stopped and len(self.records) == len(stopped) == self.events.violations():
+            return self.records[stopped.index(key)]
         fitting = [e for e in self.records if not why_not_this(e, case, self.vm.policy, self.locks)]
         return (fitting or self.records or [None])[0]
 
@@ -272,11 +277,13 @@ class VmJudge:
             return WRONG, f"the guest told two outcomes: {self.console.contradictions[key]}"
         if outcome and outcome not in OUTCOMES:
             return WRONG, f"the guest told an unknown outcome: {outcome}"
-        if outcome in ("changed", "WRONG"):
-            return NOT_STOPPED, detail or {"changed": "locked memory changed", "WRONG": "the guest saw a wrong answer"
-                                           }[outcome]
+        harmless = case.expected(vm.policy, self.mode) == HARMLESS and outcome in case.outcomes
+        if outcome in CHANGED and not harmless:
+            return NOT_STOPPED, detail or CHANGED[outcome]
         if outcome == "skipped":
             return SKIPPED, detail or "no reason given"
+        if outcome == "misreported":
+            return WRONG, f"nothing changed, but the exception is another one or elsewhere: {detail}"
         if vm.ended != ENDED:
             if not outcome:
                 return WRONG, vm.ending()
@@ -292,15 +299,15 @@ class VmJudge:
         if len(self.keys) == 1 and vm.status not in allowed:
             return WRONG, f"memory did not change, but the VM went on and ended with {vm.ending()}, " \
                           f"not {' or '.join(map(str, allowed))}"
+        if case.record == "never" and len(self.keys) == 1 and self.events.violations():
+            return WRONG, "a violation was recorded, and nothing was stored"
+        if harmless:
+            return HARMLESS, detail or {"granted": "granted, as it may be"}.get(outcome, "nothing changed")
         if outcome == "granted":
-            return HARMLESS, detail or "granted, as it may be"
-        if case.record == "never":
-            if len(self.keys) == 1 and self.events.violations():
-                return WRONG, "a violation was recorded though nothing was stored"
-            if not case.proof and outcome in ("fault", "unchanged") and case.expected(vm.policy, self.mode) == HARMLESS:
-                return (HARMLESS, detail or "nothing happened") if outcome == "unchanged" else \
-                    (WRONG, "it faulted though it stores nothing")
-        return self.proven(case, baseline) or self.recorded(case) or self.stopped(case, outcome, detail)
+            return NOT_STOPPED, detail or "granted"
+        if case.proof == "unchanged" and outcome != "fault":
+            return NOT_STOPPED, "it stores what is there, and no fault shows that it was stopped"
+        return self.proven(case, baseline) or self.recorded(key, case) or self.stopped(case, outcome, detail)
 
     def verdict_of_end(self, key, case, baseline, allowed):
         """The guest told no outcome: the VM's end has to tell it."""
@@ -309,7 +316,7 @@ class VmJudge:
         if last != key:
             said = "before it was tried" if key not in self.console.tried else "and no outcome was told"
             return WRONG, f"{vm.ending()} {said}: {tail(self.messages, 1, 200)}"
-        if vm.status not in allowed or vm.status == 0:
+        if vm.status not in allowed or (vm.status == 0 and not case.may_end_silently(vm.policy)):
             return WRONG, f"{vm.ending()} instead of {' or '.join(map(str, allowed))}: {tail(self.messages, 1, 200)}"
         end = self.events.end()
         if not end:
@@ -318,7 +325,7 @@ class VmJudge:
             return WRONG, f"the events tell of status {end['status']}, and it was {vm.status}"
         if case.expected(vm.policy, self.mode) == HARMLESS:
             return HARMLESS, f"the VM ended with {vm.ending()}"
-        return self.proven(case, baseline) or self.recorded(case) or self.reported(case) or \
+        return self.proven(case, baseline) or self.recorded(key, case) or self.reported(key, case) or \
             (STOPPED, f"the VM ended with {vm.ending()}")
 
     @staticmethod
@@ -327,27 +334,29 @@ class VmJudge:
             return None
         return UNPROVEN, f"without a lock: {baseline or 'no outcome'}"
 
-    def recorded(self, case):
+    def recorded(self, key, case):
         if case.record != "always":
             return None
         if self.events.violations() == 0:
             return WRONG, "no violation was recorded"
         if case.kind in self.short:
             return WRONG, self.short[case.kind]
-        reasons = [why_not_this(e, case, self.vm.policy, self.locks) for e in self.records]
+        own = self.record(key, case)
+        shown = [own] if own and len(self.keys) > 1 and len(self.records) == self.events.violations() else self.records
+        reasons = [why_not_this(e, case, self.vm.policy, self.locks) for e in shown]
         if reasons and all(reasons):
             return WRONG, reasons[-1]
         if self.vm.status == 22 and not any(e.get("source") == "unattributable" for e in self.records):
             return WRONG, "status 22, and no record of an unattributable fault"
         return None
 
-    def reported(self, case):
+    def reported(self, key, case):
         """The exit report has to name what the events name."""
         if case.record == "never":
             return None
         if not self.messages.strip():
             return WRONG, "there is no exit report"
-        event = self.record(case) or {}
+        event = self.record(key, case) or {}
         at = number(event.get("gpa"))
         if at is not None and f"{at:x}" not in self.messages.lower():
             return WRONG, f"the exit report does not name the address {at:#x}"
@@ -389,7 +398,7 @@ class Matrix:
 
 def not_reached(suite, vm, key, proofs, mode):
     return Result(lane=vm.lane, policy=vm.policy, source=vm.source, number=key[0], name=key[1], verdict=WRONG,
-                  why=f"not tried: {vm.ending()} before it", as_expected=False, vm=vm.id, ending=vm.ending(),
+                  why=f"not tried: {vm.ending()} before it", as_expected=False, not_reached=True, vm=vm.id, ending=vm.ending(),
                   expected=suite.find(vm.source, *key).expected(vm.policy, mode),
                   baseline=proofs.get((vm.lane, vm.source, *key), ""))
 
@@ -430,20 +439,14 @@ def known_names(vms):
     return {at: list(names) for at, names in known.items()}
 
 
-def asked(vm, known):
-    """What the VM was to try."""
-    return vm.names or [key for key in known[vm.lane, vm.source] if not vm.numbers or key[0] in vm.numbers]
-
-
 def lists_cut_off(vms):
-    """Sources whose names may not all be known, as no VM came to the end of its list."""
+    """Payloads whose names may not all be known, as none came to the end of its list."""
     found = {}
     for vm in vms:
         if not vm.names:
-            at = vm.lane, vm.source, vm.numbers
-            found[at] = found.get(at, False) or read_console(vm.console).done
+            found[vm.lane, vm.source] = read_console(vm.console).done
     return [f"{lane}: {source} never came to its end: attacks may be missing"
-            for (lane, source, _), done in found.items() if not done]
+            for (lane, source), done in found.items() if not done]
 
 
 def judge(suite, vms):
@@ -470,7 +473,7 @@ def judge(suite, vms):
                                                  "memory_bytes": vm.memory_bytes, "locks": one.locks}
     for vm in vms:
         if vm.policy != OFF:
-            for key in asked(vm, known):
+            for key in vm.names:
                 at = vm.lane, vm.policy, vm.source, *key
                 if at not in found and suite.find(vm.source, *key):
                     found[at] = not_reached(suite, vm, key, proofs, matrix.modes[vm.lane])

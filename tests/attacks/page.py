@@ -52,11 +52,11 @@ th, td { text-align: left; vertical-align: top; padding: .35rem .5rem; border-bo
 thead th { font-size: .86rem; color: var(--soft); vertical-align: bottom }
 tbody th { font-weight: 500 }
 .num { font-variant-numeric: tabular-nums; color: var(--soft) }
-.overview td { white-space: nowrap }
+.overview th:first-child { min-width: 15rem } .overview td { min-width: 8rem }
 section.attack { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: .9rem 1rem;
   margin: .9rem 0 }
 .variants td { width: 1%; min-width: 9rem }
-.variants th { overflow-wrap: anywhere; font: .9rem ui-monospace, "DejaVu Sans Mono", monospace }
+.variants th { min-width: 10rem; overflow-wrap: anywhere; font: .9rem ui-monospace, "DejaVu Sans Mono", monospace }
 summary { cursor: pointer; padding: .1rem 0 } summary .pill { vertical-align: middle }
 .evidence { font-size: .9rem; padding: .4rem 0 .6rem; overflow-wrap: anywhere; white-space: normal }
 .evidence dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .1rem .8rem; margin: 0 }
@@ -71,16 +71,14 @@ svg.zoom { height: 4.2rem }
 .k-page_table { fill: var(--page_table); background: var(--page_table) }
 .k-data { fill: var(--data); background: var(--data) } .k-other { fill: var(--ink); background: var(--ink) }
 .scroll { overflow-x: auto }
-@media (max-width: 60rem) {
+@media (max-width: 62rem) {
   .stack thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
   .stack, .stack tbody, .stack tr, .stack th, .stack td { display: block; width: auto; min-width: 0 }
   .stack tr { border-bottom: 1px solid var(--line); padding: .5rem 0 }
   .stack th, .stack td { border: 0; padding: .12rem 0 }
-  .stack td[data-at]::before { content: attr(data-at); display: inline-block; min-width: 11.5rem; color: var(--soft);
-    font-size: .86rem }
-  .stack td:empty { display: none } .overview td { white-space: normal } td:has(details[open]) { min-width: 0 }
-  .stack td[data-at] > details { display: inline-block; max-width: 100%; vertical-align: top }
-  .stack td[data-at] > details[open] { display: block } }
+  .stack td[data-at] { display: grid; grid-template-columns: 8rem minmax(0, 1fr); gap: 0 .6rem }
+  .stack td[data-at]::before { content: attr(data-at); color: var(--soft); font-size: .82rem; padding-top: .15rem }
+  .stack td[data-at]:has(details[open]) { grid-template-columns: minmax(0, 1fr); min-width: 0 } }
 @media (max-width: 24rem) { .evidence dl { grid-template-columns: minmax(0, 1fr) } .evidence dt { margin-top: .3rem } }
 @media print { details > * { display: block } section.attack { break-inside: avoid } }
 """
@@ -117,6 +115,11 @@ def name_of_class(verdict):
 
 def pill(verdict, text=None):
     return tag("span", text or verdict, class_=f"pill {name_of_class(verdict)}")
+
+
+def cell(lane, policy, *children, **attributes):
+    """On a narrow screen it tells its column."""
+    return tag("td", tag("div", *children), role="cell", data_at=f"{lane} {policy}", **attributes)
 
 
 def size(count):
@@ -165,7 +168,7 @@ class Page:
     def overview_cell(self, attack, lane, policy):
         found = self.cells.get((attack.number, lane, policy), [])
         if not found:
-            return tag("td", "not run", class_="soft", role="cell", data_at=f"{lane}, {policy}")
+            return cell(lane, policy, "not run", class_="soft")
         counts = Counter(r.verdict for r in found)
         known = self.known(attack.number, lane)
         parts = [pill(v, f"{v} {counts[v]}") for v in VERDICTS if counts[v]]
@@ -173,7 +176,7 @@ class Page:
             parts.append(tag("span", f"{len(found)} of {known} run", class_="soft"))
         if wrong := sum(not r.as_expected for r in found):
             parts.append(tag("span", f" {wrong} unexpected", class_="surprise"))
-        return tag("td", *parts, role="cell", data_at=f"{lane}, {policy}")
+        return cell(lane, policy, *parts)
 
     def overview(self):
         rows = [tag("tr", tag("th", tag("a", f"{a.number} {a.title}", href=f"#a{a.number}"), scope="row",
@@ -207,10 +210,9 @@ class Page:
 
     def variant_cell(self, found, lane, policy):
         if found is None:
-            return tag("td", "not run", class_="soft", role="cell", data_at=f"{lane}, {policy}")
+            return cell(lane, policy, "not run", class_="soft")
         mark = "" if found.as_expected else tag("span", " unexpected", class_="surprise")
-        return tag("td", tag("details", tag("summary", pill(found.verdict), mark), self.evidence(found)), role="cell",
-                   data_at=f"{lane}, {policy}")
+        return cell(lane, policy, tag("details", tag("summary", pill(found.verdict), mark), self.evidence(found)))
 
     def attack(self, attack):
         found = {(r.source, r.name, r.lane, r.policy): r for column in self.columns
@@ -307,7 +309,8 @@ class Page:
                 tag("p", f"Which injected write was stopped, how, and on which host. {facts}.", class_="soft"),
                 *self.summary()),
             tag("main", *self.surprises(), tag("h2", "Overview"), self.overview(),
-                tag("h2", "What the words mean"), tag("div", tag("dl", *meanings), class_="evidence"),
+                tag("details", tag("summary", "What the words mean"), tag("div", tag("dl", *meanings),
+                                                                          class_="evidence")),
                 tag("p", "Each attack is first made without a lock, and has to succeed there. Under read_only a locked "
                          "page's store faults and the guest goes on; under die_on_write the VM ends with status 20. "
                          f"Locked page tables, by host: {modes}."),
@@ -335,8 +338,10 @@ def clusters(locks, memory, most=4):
             found[-1][1] = max(found[-1][1], start + length)
             found[-1][2].add(kind)
         else:
-            found.append([start, start + length, {kind}])
-    found = [f for f in found if f[1] - f[0] < memory // 2]
+            found.append([start, start + length, {kind}, 0])
+        found[-1][3] += 1
+    found = [f for f in found if f[1] - f[0] < memory // 2 and f[3] > 1]
     found.sort(key=lambda f: (-len(f[2] & {"text", "rodata"}), f[0] - f[1]))
+    found = sorted(found[:most], key=lambda f: f[0])
     return [("The kernel image" if {"text", "rodata"} <= kinds else f"At {start:#x}", start, stop)
-            for start, stop, kinds in found[:most]]
+            for start, stop, kinds, _ in found]
