@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field
 from suite import (ENFORCED, HARMLESS, NOT_STOPPED, OFF, POLICIES, SKIPPED, STOPPED, TABLE_MODES, UNENFORCED,
                    UNPROVEN, WRONG)
 
-OUTCOMES = ("changed", "fault", "unchanged", "skipped", "refused", "granted", "misreported", "wrong", "WRONG")
+OUTCOMES = ("changed", "fault", "unchanged", "skipped", "refused", "granted", "works", "misreported", "wrong",
+            "WRONG")
 CHANGED = {"changed": "locked memory changed", "wrong": "locked memory changed, otherwise than by this store",
            "WRONG": "the guest saw a wrong answer"}
 # A kernel puts its time before a line, and other output may have begun it.
@@ -112,8 +113,6 @@ def read_console(data):
                 console.tried.append(key)
             continue
         key = int(found[5]), found[6]
-        if key not in console.tried:
-            console.tried.append(key)
         said = found[7], (found[8] or "").strip()
         if console.outcomes.setdefault(key, said)[0] != said[0]:
             console.contradictions[key] = f"{console.outcomes[key][0]} and {said[0]}"
@@ -257,7 +256,7 @@ class VmJudge:
         event = self.record(key, case)
         return Result(
             lane=vm.lane, policy=vm.policy, source=vm.source, number=key[0], name=key[1], verdict=verdict, why=why,
-            expected=expected, as_expected=verdict == expected or (verdict == SKIPPED and case.may_skip),
+            expected=expected, as_expected=verdict in expected.split(" or ") or (verdict == SKIPPED and case.may_skip),
             baseline=baseline, outcome=outcome, detail=detail, ending=vm.ending(), seconds=vm.seconds, vm=vm.id,
             vm_attacks=max(1, len(self.keys)), violation=event, violations=self.events.violations(),
             report=tail(self.messages) if vm.status != 0 or vm.ended != ENDED else "")
@@ -277,7 +276,7 @@ class VmJudge:
             return WRONG, f"the guest told two outcomes: {self.console.contradictions[key]}"
         if outcome and outcome not in OUTCOMES:
             return WRONG, f"the guest told an unknown outcome: {outcome}"
-        harmless = case.expected(vm.policy, self.mode) == HARMLESS and outcome in case.outcomes
+        harmless = HARMLESS in case.expected(vm.policy, self.mode).split(" or ") and outcome in case.outcomes
         if outcome in CHANGED and not harmless:
             return NOT_STOPPED, detail or CHANGED[outcome]
         if outcome == "skipped":
@@ -302,8 +301,9 @@ class VmJudge:
         if case.record == "never" and len(self.keys) == 1 and self.events.violations():
             return WRONG, "a violation was recorded, and nothing was stored"
         if harmless:
-            return HARMLESS, detail or {"granted": "granted, as it may be"}.get(outcome, "nothing changed")
-        if outcome == "granted":
+            return HARMLESS, detail or {"granted": "granted, as it may be", "works": "it works"}.get(
+                outcome, "nothing changed")
+        if outcome in ("granted", "works"):
             return NOT_STOPPED, detail or "granted"
         if case.proof == "unchanged" and outcome != "fault":
             return NOT_STOPPED, "it stores what is there, and no fault shows that it was stopped"
@@ -323,7 +323,7 @@ class VmJudge:
             return WRONG, "the events do not tell of the machine's end"
         if "status" in end and number(end["status"]) != vm.status:
             return WRONG, f"the events tell of status {end['status']}, and it was {vm.status}"
-        if case.expected(vm.policy, self.mode) == HARMLESS:
+        if HARMLESS in case.expected(vm.policy, self.mode).split(" or "):
             return HARMLESS, f"the VM ended with {vm.ending()}"
         return self.proven(case, baseline) or self.recorded(key, case) or self.reported(key, case) or \
             (STOPPED, f"the VM ended with {vm.ending()}")

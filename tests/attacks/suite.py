@@ -36,7 +36,7 @@ class BadTable(Exception):
 class Case:
     """Attacks of one number that are started, and have to end, alike."""
     number: int
-    source: str                 # "linux", or a payload's file
+    source: str                 # "linux", or a payload's file with words that choose a group of its attacks
     names: tuple                # of a payload also patterns
     kind: tuple = ()            # of the lock that is hit
     expect: dict = field(default_factory=dict, hash=False)
@@ -45,6 +45,9 @@ class Case:
     record: str = "always"      # a violation: always, never, maybe
     may_skip: bool = False
     alone: bool = False         # never together with others in one VM
+    sequence: bool = False      # the payload's attempts follow on each other: all in one VM, under read_only
+    policies: tuple = POLICIES  # under which it makes sense
+    argument: dict = field(default_factory=dict, hash=False)    # of a linux attack, by policy
     words: str = ""             # more of the kernel command line
     needs: tuple = ()           # of disk, net, input
     cpus: int = 1
@@ -62,6 +65,9 @@ class Case:
     def statuses(self, policy):
         words = self.status
         return words.get(policy, END_STATUS[policy]) if isinstance(words, dict) else words
+
+    def ends_vm(self, policy):
+        return self.statuses(policy) != [0]
 
     def may_end_silently(self, policy):
         """Whether status 0 without an outcome is expected."""
@@ -97,8 +103,8 @@ class Suite:
         return next((c for c in self.cases
                      if c.source == source and c.number == number and c.has(name)), None)
 
-    def sources(self):
-        return list(dict.fromkeys(case.source for case in self.cases))
+    def of(self, source):
+        return [case for case in self.cases if case.source == source]
 
 
 def check(what, good, wrong):
@@ -108,7 +114,7 @@ def check(what, good, wrong):
 
 def check_expectation(what, words):
     if isinstance(words, str):
-        check(what, words in VERDICTS, f"{words!r} is not one of {', '.join(VERDICTS)}")
+        check(what, set(words.split(" or ")) <= set(VERDICTS), f"{words!r} is not one of {', '.join(VERDICTS)}")
         return
     check(what, isinstance(words, dict), "not a verdict and not a table of them")
     for key, value in words.items():
@@ -130,6 +136,8 @@ def read_case(number, entry):
     check_expectation(f"{what}: expect", entry.get("expect", STOPPED))
     case = Case(number=number, **{key: tuple(value) if isinstance(value, list) and key != "status" else value
                                   for key, value in entry.items()} | {"kind": tuple(kinds)})
+    check(what, case.source == LINUX or case.source.split()[0].endswith(".elf"), f"source {case.source!r}")
+    check(what, set(case.policies) <= set(POLICIES), f"policies {case.policies}")
     check(what, case.source != LINUX or case.exact_names() == list(case.names), "linux has no patterns")
     check(what, set(case.needs) <= {"disk", "net", "input"}, f"needs {case.needs}")
     check(what, case.proof in ("", "changed", "unchanged"), f"proof {case.proof!r}")
