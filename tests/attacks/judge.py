@@ -193,6 +193,13 @@ def covers(lock, at):
     return start is not None and length is not None and start <= at < start + length
 
 
+def hint(console, messages):
+    """Why a guest or its monitor ended, in the words of one of them."""
+    lines = text_of(console).splitlines() + messages.splitlines()
+    telling = [line for line in lines if line.startswith("not ok") or "Kernel panic" in line] or lines[-1:]
+    return telling[-1][:200] if telling else "no message"
+
+
 def tail(text, lines=40, characters=4000):
     return "\n".join(text.strip().splitlines()[-lines:])[-characters:]
 
@@ -294,7 +301,7 @@ class VmJudge:
         if not outcome:
             return self.verdict_of_end(key, case, baseline, allowed)
         if key == self.console.tried[-1] and vm.status not in {0, *allowed}:
-            return WRONG, f"afterwards the VM ended with {vm.ending()}: {tail(self.messages, 1, 200)}"
+            return WRONG, f"afterwards the VM ended with {vm.ending()}: {hint(vm.console, self.messages)}"
         if len(self.keys) == 1 and vm.status not in allowed:
             return WRONG, f"memory did not change, but the VM went on and ended with {vm.ending()}, " \
                           f"not {' or '.join(map(str, allowed))}"
@@ -315,9 +322,10 @@ class VmJudge:
         last = self.console.tried[-1] if self.console.tried else None
         if last != key:
             said = "before it was tried" if key not in self.console.tried else "and no outcome was told"
-            return WRONG, f"{vm.ending()} {said}: {tail(self.messages, 1, 200)}"
+            return WRONG, f"{vm.ending()} {said}: {hint(vm.console, self.messages)}"
         if vm.status not in allowed or (vm.status == 0 and not case.may_end_silently(vm.policy)):
-            return WRONG, f"{vm.ending()} instead of {' or '.join(map(str, allowed))}: {tail(self.messages, 1, 200)}"
+            return WRONG, f"{vm.ending()} instead of {' or '.join(map(str, allowed))}: " \
+                          f"{hint(vm.console, self.messages)}"
         end = self.events.end()
         if not end:
             return WRONG, "the events do not tell of the machine's end"
@@ -439,21 +447,28 @@ def known_names(vms):
     return {at: list(names) for at, names in known.items()}
 
 
-def lists_cut_off(vms):
-    """Payloads whose names may not all be known, as none came to the end of its list."""
+def doubtful_lists(suite, vms, known):
+    """Payloads whose names may not all be known, as none came to the end of its list; and samples that no
+    payload has."""
     found = {}
     for vm in vms:
         if not vm.names:
             found[vm.lane, vm.source] = read_console(vm.console).done
-    return [f"{lane}: {source} never came to its end: attacks may be missing"
-            for (lane, source), done in found.items() if not done]
+    for (lane, source), done in found.items():
+        if not done:
+            yield f"{lane}: {source} never came to its end: attacks may be missing"
+            continue
+        for case in suite.of(source):
+            for name in [*case.sample, *case.quick]:
+                if (case.number, name) not in known[lane, source]:
+                    yield f"{lane}: {source} has no {case.number}.{name}, which the table takes for a sample"
 
 
 def judge(suite, vms):
     matrix = Matrix(vms=len(vms))
     proofs, known = read_proofs(vms), known_names(vms)
     matrix.modes = {lane: table_mode(lane, vms) for lane in dict.fromkeys(vm.lane for vm in vms)}
-    matrix.known, matrix.problems = known, lists_cut_off(vms)
+    matrix.known, matrix.problems = known, list(doubtful_lists(suite, vms, known))
     found, maps = {}, {}
     for vm in vms:
         one = VmJudge(suite, vm, proofs, matrix.modes[vm.lane])
@@ -466,7 +481,7 @@ def judge(suite, vms):
         matrix.problems += [f"{vm.lane} {vm.policy} {vm.id}: {p}" for p in one.problems]
         if not one.console.tried:
             matrix.problems.append(f"{vm.lane} {vm.policy} {vm.id}: nothing was tried: {vm.ending()}: "
-                                   f"{tail(one.messages, 1, 200)}")
+                                   f"{hint(vm.console, one.messages)}")
         covered = sum(number(lock.get("bytes")) or 0 for lock in one.locks)
         if covered > maps.get((vm.lane, vm.source), (0,))[0]:
             maps[vm.lane, vm.source] = covered, {"lane": vm.lane, "source": vm.source, "vm": vm.id,
