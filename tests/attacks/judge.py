@@ -19,6 +19,8 @@ CHANGED = {"changed": "locked memory changed", "wrong": "locked memory changed, 
 SAID = re.compile(r"(?:^|[\s\]:])(?:(try) (\d{1,3}) ([\w.+-]{1,64})"
                   r"|(attack) (\d{1,3}) ([\w.+-]{1,64}) (\w{1,16})(?: (.{0,300}))?)\s*$")
 DONE = re.compile(r"(?:^|[\s\]:])(?:payload|attacks) done\s*$")
+KIND_WORDS = {"text": r"\btext\b", "rodata": r"\brodata\b|read-only data", "page_table": r"page[_ ]table",
+              "data": r"(?<!read-only )\bdata\b"}
 HUNG, LOST, ENDED = "hung", "lost", "ended"
 EVENT_LIMIT = 100000
 ENDINGS = {0: "power-off or reboot", 1: "failure of the host or the monitor", 2: "wrong use", 10: "guest panic",
@@ -368,7 +370,7 @@ class VmJudge:
         at = number(event.get("gpa"))
         if at is not None and f"{at:x}" not in self.messages.lower():
             return WRONG, f"the exit report does not name the address {at:#x}"
-        if event.get("kind") and event["kind"].replace("_", " ") not in self.messages.replace("_", " "):
+        if event.get("kind") in KIND_WORDS and not re.search(KIND_WORDS[event["kind"]], self.messages):
             return WRONG, f"the exit report does not name the kind of lock, {event['kind']}"
         return None
 

@@ -47,6 +47,7 @@ class Case:
     alone: bool = False         # never together with others in one VM
     sequence: bool = False      # the payload's attempts follow on each other: all in one VM, under read_only
     policies: tuple = POLICIES  # under which it makes sense
+    kernel_locks: bool = True   # whether a linux guest first locks and seals itself
     argument: dict = field(default_factory=dict, hash=False)    # of a linux attack, by policy
     words: str = ""             # more of the kernel command line
     needs: tuple = ()           # of disk, net, input
