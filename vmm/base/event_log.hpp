@@ -21,28 +21,54 @@ using EventValue = std::variant<bool, uint64_t, std::string>;
 using EventFields = std::vector<std::pair<std::string, EventValue>>;
 std::string hex_string(uint64_t value); // "0x1f"
 
-// Thread-safe. Without a file every event is dropped.
+// Thread-safe. Without a file every event is dropped. The process must ignore SIGPIPE and SIGXFSZ.
 class EventLog {
 public:
     EventLog() = default;
-    // Appends to `path`, which is created when it is not there; "-" is stderr. Never waits: what a pipe's
-    // reader does not take is dropped and counted.
+    // Appends to `path`, which is created, for its owner only, when it is not there; "-" is stderr. Never
+    // waits: what a pipe's reader or a full disk does not take is dropped by whole lines and counted. A FIFO
+    // may get its reader later: until then it keeps what it has room for.
     static Result<EventLog> open(const char* path);
+    // Not while another thread uses `other`.
     EventLog(EventLog&& other) noexcept;
+    EventLog& operator=(EventLog&&) = delete;
+    EventLog(const EventLog&) = delete;
+    EventLog& operator=(const EventLog&) = delete;
+    ~EventLog();
 
-    // {"event":"<name>","time":<seconds since open, 6 decimals>,<fields>}: one line, one write(2). Bytes that
-    // are not UTF-8 are replaced.
+    // {"event":"<name>","time":<seconds since open, 6 decimals>,<fields>}: one line, one write(2) where the
+    // file takes it whole. Control characters are escaped, bytes that are not UTF-8 replaced.
     void write(std::string_view name, const EventFields& fields);
+    // Events that did not go out.
     uint64_t dropped() const;
 
 private:
+    enum class Kind {
+        non_blocking, // a file, or a description of our own with O_NONBLOCK
+        socket,       // not to be reopened; MSG_DONTWAIT does the same
+        shared,       // O_NONBLOCK would change it for other processes too
+    };
+    EventLog(Fd fd, Kind kind)
+        : m_fd(std::move(fd))
+        , m_kind(kind) {}
+    static Result<EventLog> standard_error();
+
+    size_t put(std::string_view bytes) const;
+    bool put_rest();
+
+    mutable std::mutex m_mutex;
+    Fd m_fd;
+    Kind m_kind = Kind::non_blocking;
+    std::chrono::steady_clock::time_point m_opened = std::chrono::steady_clock::now();
+    std::string m_rest; // the end of a line whose start went out
+    uint64_t m_dropped = 0;
 };
 
 // Lets a burst through and then one a tenth of a second; what it holds back is counted. Not thread-safe.
 class RateLimit {
 public:
     using Clock = std::chrono::steady_clock;
-    static constexpr unsigned burst = 32;
+    static constexpr unsigned burst = 1024;
     static constexpr std::chrono::milliseconds interval{100};
     // Whether the event may pass; then `suppressed` is how many were held back since the last that did.
     struct Pass {
@@ -52,6 +78,9 @@ public:
     Pass take(Clock::time_point now);
 
 private:
+    unsigned m_passed = 0;
+    uint64_t m_suppressed = 0;
+    Clock::time_point m_last;
 };
 
 } // namespace casemate

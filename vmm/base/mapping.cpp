@@ -3,25 +3,38 @@
 
 #include "base/units.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <sys/mman.h>
+#include <unistd.h>
 #include <utility>
 
 namespace casemate {
 
 Mapping::Mapping(Mapping&& other) noexcept
     : m_data(std::exchange(other.m_data, nullptr))
-    , m_size(std::exchange(other.m_size, 0)) {}
+    , m_size(std::exchange(other.m_size, 0))
+    , m_sealed(std::exchange(other.m_sealed, {})) {}
 
 Mapping& Mapping::operator=(Mapping&& other) noexcept {
     std::swap(m_data, other.m_data);
     std::swap(m_size, other.m_size);
+    std::swap(m_sealed, other.m_sealed);
     return *this;
 }
 
 Mapping::~Mapping() {
-    if (m_data != nullptr)
-        munmap(m_data, m_size);
+    if (m_data == nullptr)
+        return;
+    // munmap refuses a range that holds one sealed page, whole.
+    uint64_t done = 0;
+    for (const Extent& extent : m_sealed) {
+        if (extent.start > done)
+            munmap(m_data + done, extent.start - done);
+        done = extent.end;
+    }
+    if (done < m_size)
+        munmap(m_data + done, m_size - done);
 }
 
 Result<Mapping> Mapping::anonymous(uint64_t size_bytes, uint64_t alignment) {
@@ -47,6 +60,38 @@ Result<Mapping> Mapping::shared(int descriptor, uint64_t size_bytes, int protect
     if (data == MAP_FAILED)
         return fail(Error::system("mmap " + format_bytes(size_bytes) + " shared", errno));
     return Mapping(static_cast<std::byte*>(data), size_bytes);
+}
+
+Result<void> Mapping::set_protection(uint64_t offset, uint64_t size_bytes, int protection) {
+    if (mprotect(m_data + offset, size_bytes, protection) != 0)
+        return fail(Error::system("mprotect", errno));
+    return {};
+}
+
+Result<void> Mapping::seal(uint64_t offset, uint64_t size_bytes) {
+    constexpr long mseal_number = 462; // Debian 12's headers do not name it
+    if (syscall(mseal_number, m_data + offset, size_bytes, 0UL) != 0)
+        return fail(Error::system("mseal", errno));
+    const uint64_t end = offset + size_bytes;
+    auto next = std::ranges::lower_bound(m_sealed, offset, {}, &Extent::end);
+    // `next` is the first that ends at or behind the start: it touches the new extent or lies behind it.
+    if (next == m_sealed.end() || next->start > end) {
+        m_sealed.insert(next, {offset, end});
+        return {};
+    }
+    auto last = next;
+    while (last + 1 != m_sealed.end() && (last + 1)->start <= end)
+        ++last;
+    *next = {std::min(next->start, offset), std::max(last->end, end)};
+    m_sealed.erase(next + 1, last + 1);
+    return {};
+}
+
+uint64_t Mapping::sealed_bytes() const {
+    uint64_t bytes = 0;
+    for (const Extent& extent : m_sealed)
+        bytes += extent.end - extent.start;
+    return bytes;
 }
 
 } // namespace casemate

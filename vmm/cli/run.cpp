@@ -12,10 +12,12 @@
 #include "machine/machine.hpp"
 #include "probe/host_probe.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <csignal>
 #include <fmt/core.h>
+#include <string_view>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
@@ -120,6 +122,11 @@ int run_command(std::span<const char* const> arguments) {
     }
     if (!end->detail.empty())
         log.host(end->detail);
+    for (std::string_view rest = end->report; !rest.empty();) {
+        const std::string_view line = rest.substr(0, rest.find('\n'));
+        log.host(line);
+        rest.remove_prefix(std::min(rest.size(), line.size() + 1));
+    }
     return exit_status(end->reason).status;
 }
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <chrono>
 #include <cstdio>
 #include <fmt/core.h>
 #include <getopt.h>
@@ -26,6 +27,12 @@ Boots a Linux guest with its serial console on this terminal.
   --cpus N                  virtual CPUs, 1 to 32 (default: 1)
   --disk FILE[,ro]          raw file or block device as a virtio disk; repeatable
   --net tap=IF[,mac=M]      virtio network device on an existing tap interface; repeatable
+  --locks MODE              the guest's locks are allowed, required or off (default: allowed)
+  --lock-deadline SECONDS   how long --locks required waits for them, 1 to 3600 (default: 60)
+  --protect HOW             auto, or mapping: host page protection of guest RAM (default: auto)
+  --max-violations N        end the guest at its Nth write to locked memory (default: never)
+  --events FILE             append what happens as JSON lines; - is stderr
+  --symbols FILE            the guest kernel's System.map or vmlinux, for names in reports
   --force                   start even where KVM is too slow to boot Linux
   --help                    print this
 
@@ -38,7 +45,8 @@ Ctrl-A h lists the rest. SIGTERM or SIGINT presses the power button, a second
 one ends the guest.
 
 Exit status: 0 power-off or reboot, 1 host failure, 2 usage, 10 guest panic or
-triple fault, 22 a memory fault that nothing explains.
+triple fault, 20 a write to locked memory ended the guest, 22 a memory fault
+that nothing explains, 24 locks were required and not taken in time.
 )";
 
 template <typename T>
@@ -112,7 +120,63 @@ Result<NetConfig> parse_net(std::string_view text) {
     return net;
 }
 
-enum class Option : int { kernel = 256, initrd, cmdline, memory, cpus, disk, net, force, help };
+Result<LockMode> parse_locks(std::string_view text) {
+    if (text == "allowed")
+        return LockMode::allowed;
+    if (text == "required")
+        return LockMode::required;
+    if (text == "off")
+        return LockMode::off;
+    return fail(Error::usage(fmt::format("--locks {}: give allowed, required or off", text)));
+}
+
+Result<std::chrono::seconds> parse_lock_deadline(std::string_view text) {
+    constexpr uint32_t max_seconds = 3600;
+    const auto seconds = parse_number<uint32_t>(text);
+    if (!seconds || *seconds == 0 || *seconds > max_seconds)
+        return fail(Error::usage(fmt::format("--lock-deadline {}: give 1 to {} seconds", text, max_seconds)));
+    return std::chrono::seconds(*seconds);
+}
+
+Result<ProtectChoice> parse_protect(std::string_view text) {
+    if (text == "auto")
+        return ProtectChoice::automatic;
+    if (text == "mapping")
+        return ProtectChoice::mapping;
+    return fail(Error::usage(fmt::format("--protect {}: give auto or mapping", text)));
+}
+
+Result<uint64_t> parse_max_violations(std::string_view text) {
+    const auto count = parse_number<uint64_t>(text);
+    if (!count || *count == 0)
+        return fail(Error::usage(
+            fmt::format("--max-violations {}: give a number from 1, or leave it out for no limit", text)));
+    return *count;
+}
+
+Result<std::string> parse_path(const char* name, std::string_view text, const char* example) {
+    if (text.empty())
+        return fail(Error::usage(fmt::format("{0}: give a file, as in {0} {1}", name, example)));
+    return std::string(text);
+}
+
+enum class Option : int {
+    kernel = 256,
+    initrd,
+    cmdline,
+    memory,
+    cpus,
+    disk,
+    net,
+    locks,
+    lock_deadline,
+    protect,
+    max_violations,
+    events,
+    symbols,
+    force,
+    help
+};
 
 constexpr option make_option(const char* name, Option value, int argument) {
     return {.name = name, .has_arg = argument, .flag = nullptr, .val = static_cast<int>(value)};
@@ -125,6 +189,12 @@ constexpr std::array options{make_option("kernel", Option::kernel, required_argu
                              make_option("cpus", Option::cpus, required_argument),
                              make_option("disk", Option::disk, required_argument),
                              make_option("net", Option::net, required_argument),
+                             make_option("locks", Option::locks, required_argument),
+                             make_option("lock-deadline", Option::lock_deadline, required_argument),
+                             make_option("protect", Option::protect, required_argument),
+                             make_option("max-violations", Option::max_violations, required_argument),
+                             make_option("events", Option::events, required_argument),
+                             make_option("symbols", Option::symbols, required_argument),
                              make_option("force", Option::force, no_argument),
                              make_option("help", Option::help, no_argument),
                              option{}};
@@ -152,6 +222,24 @@ Result<void> take_option(Option name, std::string_view value, RunOptions& run) {
         break;
     case Option::net:
         config.nets.push_back(TRY(parse_net(value)));
+        break;
+    case Option::locks:
+        config.locks = TRY(parse_locks(value));
+        break;
+    case Option::lock_deadline:
+        config.lock_deadline = TRY(parse_lock_deadline(value));
+        break;
+    case Option::protect:
+        config.protect = TRY(parse_protect(value));
+        break;
+    case Option::max_violations:
+        config.max_violations = TRY(parse_max_violations(value));
+        break;
+    case Option::events:
+        config.events_path = TRY(parse_path("--events", value, "events.json"));
+        break;
+    case Option::symbols:
+        config.symbols_path = TRY(parse_path("--symbols", value, "System.map"));
         break;
     case Option::force:
         run.force = true;

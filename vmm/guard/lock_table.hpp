@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// LockTable: which guest-physical pages are locked. Grows and is raised, never shrinks or is lowered.
+// LockTable: which guest-physical pages are locked. Grows and is raised, never shrinks or is lowered. Two
+// arrays by turns: lookups read the current one while the next state is written to the other, and look again
+// when a change was published meanwhile, so they never wait and nothing old is kept.
 #pragma once
 
 #include "guard/lock.hpp"
 
+#include <array>
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <expected>
 #include <memory>
 #include <optional>
@@ -26,26 +30,27 @@ public:
     // (linux Documentation/admin-guide/sysctl/vm.rst, max_map_count).
     static constexpr size_t max_ranges = 16384;
 
-    LockTable();
+    LockTable() = default;
     LockTable(const LockTable&) = delete;
     LockTable& operator=(const LockTable&) = delete;
-    ~LockTable();
+    ~LockTable() = default;
 
-    // What an add() changed; the table before it is kept until this dies.
+    // What an add() changed.
     struct Change {
-        std::vector<GuestRange> newly_locked; // whole pages, ascending, that were not locked before
-        // ... whatever undo() needs
+        std::vector<GuestRange> newly_locked; // whole pages, ascending, merged, that were not locked before
+        uint64_t sequence = 0;                // for undo(); 0 when the table is as it was
     };
-    // Adds a lock of whole pages: all of it, or nothing. Pages already locked keep their kind and take the
-    // higher policy; adjacent ranges of one policy and kind merge. Visible to lookups when it returns.
+    // Adds a lock of whole pages below 2^52: all of it, or nothing. Pages already locked keep their kind and
+    // take the higher policy; adjacent ranges of one policy and kind merge. Visible to lookups when it
+    // returns: a WriteTicket taken later, or missed by a later drain_writes(), guards a lookup that sees it.
     std::expected<Change, LockRefusal> add(const Lock& lock);
-    // Takes back the last add(), for when its pages could not be protected: the guest was never told.
-    void undo(Change change);
+    // Takes back the last add(), before any other, for when its pages could not be protected: the guest was
+    // never told.
+    void undo(const Change& change);
 
     // Whether no byte of the range is locked. Called for every host-side write: O(log ranges), no allocation.
     bool may_write(const GuestRange& range) const;
-    // The locked parts that overlap the range: the one of the highest policy, the lowest address among
-    // equals.
+    // Of the locks that overlap the range, whole: the one of the highest policy, the lowest among equals.
     std::optional<Lock> find(const GuestRange& range) const;
     // A copy, ascending.
     std::vector<Lock> locks() const;
@@ -53,6 +58,34 @@ public:
     uint64_t locked_bytes() const;
 
 private:
+    // A range of one policy and kind as two words, so that each can be read while the writer is at work:
+    // `first` is the start with policy and kind in the bits below a page.
+    struct Entry {
+        uint64_t first;
+        uint64_t end;
+    };
+    struct Side {
+        // Not touched before they are needed: an unused table costs no memory.
+        std::unique_ptr<Entry[]> entries = std::make_unique_for_overwrite<Entry[]>(max_ranges);
+        std::atomic<size_t> count = 0;
+        std::atomic<uint64_t> locked_bytes = 0;
+
+        Entry load(size_t index) const;
+        void store(size_t index, const Entry& entry);
+    };
+
+    static Entry pack(uint64_t start, uint64_t end, LockPolicy policy, LockKind kind);
+    static Lock unpack(const Entry& entry);
+    static size_t first_ending_behind(const Side& side, size_t count, uint64_t address);
+    template <typename Read>
+    auto consistent(Read read) const;
+    void publish(std::span<const Entry> pieces, size_t from, size_t to, uint64_t added_bytes);
+
+    // The side in use is m_sides[m_sequence % 2].
+    std::array<Side, 2> m_sides;
+    std::atomic<uint64_t> m_sequence = 0;
+    // Leading entries that both sides have alike: locks taken in ascending order need no copying.
+    size_t m_equal_entries = 0;
 };
 
 } // namespace casemate

@@ -10,12 +10,15 @@
 
 namespace casemate {
 
-// One line for the log: "read-only text at gpa:0x1234 _text+0x10: store of 8 bytes by vCPU 0 at ...".
+// All three look up symbols, which takes milliseconds: limit the rate before, not after.
+
+// One line for the log: "read-only text at gpa:0x1234 (_text+0x10): store of 8 bytes by vCPU 0 at ...".
 std::string summary(const Violation& violation, const LoadedSymbols& symbols);
-// The exit report, several lines without a trailing newline: reason, addresses, size, value, instruction with
-// its bytes, function, lock, registers.
+// The exit report, several lines of at most 100 columns of printable ASCII, without a trailing newline:
+// reason, addresses, size, value, instruction with its bytes, function, lock, registers.
 std::string report(const Violation& violation, const LoadedSymbols& symbols);
-// The members of a "violation" event.
+// The members of a "violation" event; what is not known is absent. tests/unit/guard/report_test.cpp has one
+// of each.
 EventFields event_fields(const Violation& violation, const LoadedSymbols& symbols);
 
 } // namespace casemate

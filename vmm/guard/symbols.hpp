@@ -3,45 +3,68 @@
 #pragma once
 
 #include "base/error.hpp"
+#include "base/fd.hpp"
 #include "base/units.hpp"
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
-#include <string_view>
-#include <vector>
+#include <sys/stat.h>
 
 namespace casemate {
 
+// Keeps the file open instead of its contents: names are wanted for a report now and then, and a kernel has
+// some 100,000. Any thread.
 class Symbols {
 public:
-    // Tells the two formats apart by content. The file is the user's: a wrong one is a usage error that says
-    // what is wrong with it. Only symbols of the kernel half are kept (per-CPU offsets and absolutes are
-    // not).
+    // Tells the two formats apart by content and reads the file through once. The file is the user's: a wrong
+    // one is a usage error that says what is wrong with it.
     static Result<Symbols> load(const char* path);
 
-    // The link-time address of a symbol.
-    std::optional<GuestLinear> address_of(std::string_view name) const;
-    // "do_syscall_64+0x1a" for a link-time address inside the image; empty when no symbol is at or below it,
-    // or the address is behind the last one's page.
+    // Link-time addresses: _text, _end and entry_SYSCALL_64.
+    GuestLinear image_start() const { return m_image_start; }
+    GuestLinear image_end() const { return m_image_end; }
+    GuestLinear system_call_entry() const { return m_system_call_entry; }
+
+    // "do_syscall_64+0x1a" for a link-time address inside the image, in printable ASCII; of several names the
+    // one that the kernel's own messages use. Reads the whole file, some milliseconds: for what is reported,
+    // not for what is counted. Empty too when the file has changed since.
     std::optional<std::string> name_at(GuestLinear address) const;
-    size_t count() const;
 
 private:
+    explicit Symbols(Fd fd, const struct stat& status)
+        : m_fd(std::move(fd))
+        , m_bytes(static_cast<uint64_t>(status.st_size))
+        , m_modified(status.st_mtim) {}
+
+    Fd m_fd;
+    uint64_t m_bytes;
+    timespec m_modified;
+    GuestLinear m_image_start;
+    GuestLinear m_image_end;
+    GuestLinear m_system_call_entry;
 };
 
 // Symbols of a running kernel: what KASLR added. Set once, when text is locked, while the guest may still be
 // believed.
 struct LoadedSymbols {
-    const Symbols* symbols = nullptr; // not owned; null: none given
+    const Symbols* symbols = nullptr; // not owned; null: none given, or they do not fit
     uint64_t linear_offset = 0;       // run-time minus link-time address, modulo 2^64
-    // Where the image lies in RAM: `image_start` (link-time) is at `image_physical`, `image_bytes` long.
+    // Where the image lies in RAM: `image_start` (link-time) is at `image_physical`, `image_bytes` long; 0
+    // when that is not known.
     GuestLinear image_start;
     GuestPhysical image_physical;
     uint64_t image_bytes = 0;
 
     std::optional<std::string> at(GuestLinear run_time) const;
+    // Also for text that was reached through another mapping of the same memory.
     std::optional<std::string> at(GuestPhysical address) const;
 };
+
+// `lstar` is MSR_LSTAR, where Linux keeps the address of entry_SYSCALL_64; `translate` walks the guest's
+// tables. A value that no kernel has, or tables that contradict it, give fewer symbols, never wrong ranges.
+LoadedSymbols loaded_symbols(const Symbols& symbols, uint64_t lstar,
+                             const std::function<std::optional<GuestPhysical>(GuestLinear)>& translate);
 
 } // namespace casemate

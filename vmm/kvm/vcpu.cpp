@@ -68,6 +68,34 @@ Result<void> Vcpu::set_msrs(std::span<const kvm_msr_entry> msrs) const {
     return {};
 }
 
+Result<uint64_t> Vcpu::msr(uint32_t index) const {
+    const std::array entry{kvm_msr_entry{.index = index, .reserved = 0, .data = 0}};
+    const auto buffer = make_list<kvm_msrs>(std::span<const kvm_msr_entry>(entry));
+    auto* const list = reinterpret_cast<kvm_msrs*>(buffer.get());
+    list->nmsrs = 1;
+    const int done = ioctl(m_fd.get(), KVM_GET_MSRS, list);
+    if (done != 1)
+        return fail(Error::system(fmt::format("KVM_GET_MSRS {:#x} on vCPU {}", index, m_index),
+                                  done < 0 ? errno : EINVAL));
+    return list->entries[0].data;
+}
+
+Result<kvm_fpu> Vcpu::fpu() const {
+    kvm_fpu value{};
+    TRY(call(KVM_GET_FPU, "KVM_GET_FPU", &value));
+    return value;
+}
+
+Result<kvm_vcpu_events> Vcpu::events() const {
+    kvm_vcpu_events value{};
+    TRY(call(KVM_GET_VCPU_EVENTS, "KVM_GET_VCPU_EVENTS", &value));
+    return value;
+}
+
+Result<void> Vcpu::set_events(const kvm_vcpu_events& events) const {
+    return call(KVM_SET_VCPU_EVENTS, "KVM_SET_VCPU_EVENTS", const_cast<kvm_vcpu_events*>(&events));
+}
+
 Result<void> Vcpu::set_signal_mask(const sigset_t& mask) const {
     // The kernel's own set has 64 bits; the C library's is longer.
     constexpr size_t kernel_mask_bytes = 8;

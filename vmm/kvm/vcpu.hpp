@@ -24,6 +24,12 @@ public:
     Result<kvm_sregs> system_registers() const;
     Result<void> set_system_registers(const kvm_sregs& registers) const;
     Result<void> set_msrs(std::span<const kvm_msr_entry> msrs) const;
+    Result<uint64_t> msr(uint32_t index) const;
+    // XMM registers among them. KVM API, KVM_GET_FPU.
+    Result<kvm_fpu> fpu() const;
+    // Exceptions and interrupts that are being delivered. KVM API, KVM_GET_VCPU_EVENTS.
+    Result<kvm_vcpu_events> events() const;
+    Result<void> set_events(const kvm_vcpu_events& events) const;
 
     // KVM_SET_SIGNAL_MASK: the thread's signal mask while it is in KVM_RUN. A pending signal that this mask
     // lets through ends KVM_RUN with EINTR and stays pending when the thread itself blocks it.

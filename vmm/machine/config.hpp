@@ -5,6 +5,7 @@
 #include "base/units.hpp"
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -22,6 +23,19 @@ struct NetConfig {
     std::optional<std::array<uint8_t, 6>> mac; // chosen at random when absent
 };
 
+enum class LockMode {
+    allowed,  // the guest may lock what it likes
+    required, // it must lock its text and seal before the deadline, or the machine ends
+    off,      // the guest finds no Casemate, and its calls are refused
+};
+// "allowed", "required", "off": as --locks takes them.
+const char* name_of(LockMode mode);
+
+enum class ProtectChoice {
+    automatic, // what the host does best
+    mapping,   // host page protection of guest RAM
+};
+
 struct Config {
     std::string kernel;
     std::string initrd; // empty: none
@@ -30,6 +44,12 @@ struct Config {
     uint32_t cpus = 1;
     std::vector<DiskConfig> disks;
     std::vector<NetConfig> nets;
+    LockMode locks = LockMode::allowed;
+    std::chrono::seconds lock_deadline{60}; // from the start; for LockMode::required
+    ProtectChoice protect = ProtectChoice::automatic;
+    std::string events_path;     // empty: none; "-": stderr
+    std::string symbols_path;    // empty: none
+    uint64_t max_violations = 0; // end the machine at this many; 0: never
 };
 
 } // namespace casemate

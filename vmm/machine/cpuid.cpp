@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "machine/cpuid.hpp"
 
+#include "guard/casemate_abi.h"
+
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cstring>
 
 namespace casemate {
 namespace {
@@ -131,12 +134,27 @@ void append_topology_leaf(std::vector<kvm_cpuid_entry2>& entries, const CpuidOpt
     }
 }
 
+// guard/casemate_abi.h, "Discovery".
+void append_lock_leaves(std::vector<kvm_cpuid_entry2>& entries) {
+    std::array<uint32_t, 3> signature{};
+    static_assert(sizeof(CASEMATE_CPUID_SIGNATURE) == sizeof(signature));
+    std::memcpy(signature.data(), CASEMATE_CPUID_SIGNATURE, sizeof(signature));
+    entries.push_back({.function = CASEMATE_CPUID_SIGNATURE_LEAF,
+                       .eax = CASEMATE_CPUID_FEATURES_LEAF,
+                       .ebx = signature[0],
+                       .ecx = signature[1],
+                       .edx = signature[2]});
+    entries.push_back({.function = CASEMATE_CPUID_FEATURES_LEAF,
+                       .eax = CASEMATE_ABI_VERSION,
+                       .ebx = CASEMATE_FEATURE_LOCKS});
+}
+
 } // namespace
 
 std::vector<kvm_cpuid_entry2> make_cpuid(std::span<const kvm_cpuid_entry2> supported,
                                          const CpuidOptions& options) {
     std::vector<kvm_cpuid_entry2> entries;
-    entries.reserve(supported.size() + 3);
+    entries.reserve(supported.size() + 5);
     for (kvm_cpuid_entry2 entry : supported) {
         if (is_absent(entry.function) || entry.function == 0xb)
             continue;
@@ -147,6 +165,8 @@ std::vector<kvm_cpuid_entry2> make_cpuid(std::span<const kvm_cpuid_entry2> suppo
         entries.push_back(entry);
     }
     append_topology_leaf(entries, options);
+    if (options.locks)
+        append_lock_leaves(entries);
     return entries;
 }
 

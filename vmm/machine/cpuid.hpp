@@ -15,6 +15,7 @@ struct CpuidOptions {
     uint32_t cpu = 0;  // index and APIC id of the vCPU
     uint32_t cpus = 1; // 1 to layout::max_cpus
     bool tsc_deadline_timer = false;
+    bool locks = false; // the hypercall interface of guard/casemate_abi.h is there
 };
 
 // `supported` as from System::supported_cpuid().

@@ -8,34 +8,43 @@
 namespace casemate {
 
 enum class EndReason {
-    power_off,      // ACPI S5, or the user asked twice
-    reboot,         // reset register, keyboard controller
-    host_failure,   // KVM or the host refused something
-    guest_panic,    // reported through pvpanic
-    triple_fault,   // the guest's last exception could not be delivered
-    unattributable, // a protection fault that nothing explains
+    power_off,           // ACPI S5, or the user asked twice
+    reboot,              // reset register, keyboard controller
+    host_failure,        // KVM or the host refused something
+    guest_panic,         // reported through pvpanic
+    triple_fault,        // the guest's last exception could not be delivered
+    unattributable,      // a protection fault that nothing explains
+    die_on_write,        // a write to memory locked so
+    too_many_violations, // Config::max_violations
+    locks_missing,       // required, and not taken before the deadline
 };
 
 struct MachineEnd {
     EndReason reason = EndReason::power_off;
-    std::string detail; // for the user, may be empty
+    std::string detail; // one line for the user, may be empty
+    std::string report; // several lines, may be empty
 };
 
 struct ExitStatus {
     EndReason reason;
     int status;
+    const char* name; // in events
     const char* meaning;
 };
 
 constexpr int usage_status = 2;
 
 constexpr std::array exit_statuses{
-    ExitStatus{EndReason::power_off, 0, "the guest powered off"},
-    ExitStatus{EndReason::reboot, 0, "the guest asked for a reboot"},
-    ExitStatus{EndReason::host_failure, 1, "the host or the monitor failed"},
-    ExitStatus{EndReason::guest_panic, 10, "the guest kernel panicked"},
-    ExitStatus{EndReason::triple_fault, 10, "the guest triple-faulted"},
-    ExitStatus{EndReason::unattributable, 22, "a memory fault that nothing explains"},
+    ExitStatus{EndReason::power_off, 0, "power_off", "the guest powered off"},
+    ExitStatus{EndReason::reboot, 0, "reboot", "the guest asked for a reboot"},
+    ExitStatus{EndReason::host_failure, 1, "host_failure", "the host or the monitor failed"},
+    ExitStatus{EndReason::guest_panic, 10, "guest_panic", "the guest kernel panicked"},
+    ExitStatus{EndReason::triple_fault, 10, "triple_fault", "the guest triple-faulted"},
+    ExitStatus{EndReason::die_on_write, 20, "die_on_write", "a write to memory locked die-on-write"},
+    ExitStatus{EndReason::too_many_violations, 20, "too_many_violations",
+               "as many writes to locked memory as allowed"},
+    ExitStatus{EndReason::unattributable, 22, "unattributable", "a memory fault that nothing explains"},
+    ExitStatus{EndReason::locks_missing, 24, "locks_missing", "locks were required and not taken in time"},
 };
 
 constexpr const ExitStatus& exit_status(EndReason reason) {

@@ -11,8 +11,10 @@
 #include "devices/virtio/rng.hpp"
 #include "kvm/system.hpp"
 #include "machine/cpuid.hpp"
+#include "machine/guard_end.hpp"
 #include "machine/vcpu_loop.hpp"
 #include "memory/layout.hpp"
+#include "probe/host_probe.hpp"
 
 #include <algorithm>
 #include <array>
@@ -59,6 +61,18 @@ Result<void> check_host_memory(uint64_t bytes) {
     return {};
 }
 
+Result<EventLog> open_events(const std::string& path) {
+    if (path.empty())
+        return EventLog();
+    return EventLog::open(path.c_str());
+}
+
+// A throwaway VM tells, on whichever thread asks.
+bool tables_tolerated() {
+    const auto system = System::open();
+    return system && probe_table_enforcement(*system) == TableEnforcement::enforced;
+}
+
 // The state that firmware leaves behind. SDM Vol. 3A, "Memory Cache Control": MTRRs on, write-back by
 // default; SDM Vol. 4: fast strings on.
 constexpr std::array firmware_msrs{kvm_msr_entry{.index = 0x2ff, .reserved = 0, .data = (1U << 11) | 6},
@@ -66,27 +80,47 @@ constexpr std::array firmware_msrs{kvm_msr_entry{.index = 0x2ff, .reserved = 0, 
 
 } // namespace
 
-Machine::Machine(const Log& log, EventLoop& loop, GuestMemory memory, Vm vm)
-    : m_log(log)
+Machine::Machine(const Config& config, const Log& log, EventLoop& loop, Parts parts)
+    : m_config(config)
+    , m_log(log)
     , m_loop(loop)
-    , m_memory(std::move(memory))
-    , m_vm(std::move(vm))
+    , m_events(std::move(parts.events))
+    , m_symbols(std::move(parts.symbols))
+    , m_memory(std::move(parts.memory))
+    , m_protection(m_memory)
+    , m_guard({.memory = m_memory,
+               .protection = m_protection,
+               .log = m_log,
+               .events = m_events,
+               .symbols = m_symbols ? &*m_symbols : nullptr,
+               .tables_tolerated = tables_tolerated,
+               .end = [this](GuardEnd found) { end(machine_end(std::move(found))); }},
+              {.max_violations = config.max_violations})
+    , m_vm(std::move(parts.vm))
     , m_doorbells(m_vm)
-    , m_pci(m_mmio, GuestRange::of(layout::pci_window.start, layout::pci_window.bytes)) {}
+    , m_pci(m_mmio, GuestRange::of(layout::pci_window.start, layout::pci_window.bytes)) {
+    m_memory.set_write_gate(&m_guard);
+}
 
 Result<std::unique_ptr<Machine>> Machine::create(const Config& config, const Log& log, EventLoop& loop,
                                                  SerialLine& console) {
     TRY(check_host_memory(config.memory_bytes));
     const System system = TRY(System::open());
+    EventLog events = TRY(open_events(config.events_path));
+    std::optional<Symbols> symbols;
+    if (!config.symbols_path.empty())
+        symbols = TRY(Symbols::load(config.symbols_path.c_str()));
     GuestMemory memory = TRY(GuestMemory::create(config.memory_bytes));
     Vm vm = TRY(system.create_vm());
-    std::unique_ptr<Machine> machine(new Machine(log, loop, std::move(memory), std::move(vm)));
+    std::unique_ptr<Machine> machine(new Machine(
+        config, log, loop, {std::move(memory), std::move(vm), std::move(events), std::move(symbols)}));
     machine->m_ended = TRY(create_event());
     TRY(machine->set_up_vm());
+    TRY(machine->offer_locks());
     TRY(machine->add_platform_devices(console));
-    TRY(machine->add_virtio_devices(config));
-    TRY(machine->create_vcpus(system, config.cpus));
-    TRY(machine->load_guest(config));
+    TRY(machine->add_virtio_devices());
+    TRY(machine->create_vcpus(system));
+    TRY(machine->load_guest());
     return machine;
 }
 
@@ -98,6 +132,37 @@ Result<void> Machine::set_up_vm() {
     for (const GuestMemory::Region& region : m_memory.regions())
         TRY(m_vm.set_memory_slot(slot++, region.start, region.memory.size(), region.memory.data()));
     return {};
+}
+
+Result<void> Machine::offer_locks() {
+    if (m_config.locks == LockMode::off)
+        return {};
+    // KVM API, KVM_CAP_EXIT_HYPERCALL: the value is the mask of hypercalls that may exit.
+    constexpr uint64_t map_gpa_range = uint64_t{1} << CASEMATE_HYPERCALL;
+    if ((static_cast<uint64_t>(m_vm.check_extension(KVM_CAP_EXIT_HYPERCALL)) & map_gpa_range) == 0) {
+        const char* const why =
+            "this KVM hands no hypercall to user space, so the guest cannot lock anything";
+        if (m_config.locks == LockMode::required)
+            return fail(Error(why).hint("use Linux 5.14 or later, or --locks allowed"));
+        m_log.host(why);
+        return {};
+    }
+    TRY(m_vm.enable_capability(KVM_CAP_EXIT_HYPERCALL, map_gpa_range));
+    // Else KVM overwrites the other vendor's hypercall instruction, in text that may be locked.
+    if ((m_vm.check_extension(KVM_CAP_DISABLE_QUIRKS2) & KVM_X86_QUIRK_FIX_HYPERCALL_INSN) != 0)
+        TRY(m_vm.enable_capability(KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_FIX_HYPERCALL_INSN));
+    m_locks_offered = true;
+    if (m_config.locks == LockMode::required)
+        m_lock_deadline = TRY(Timer::create(m_loop, [this] { check_lock_deadline(); }));
+    return {};
+}
+
+void Machine::check_lock_deadline() {
+    if (!m_guard.has_taken_locks())
+        end({EndReason::locks_missing,
+             fmt::format("the guest has not locked and sealed its kernel within {} s; give it more with "
+                         "--lock-deadline, or --locks allowed",
+                         m_config.lock_deadline.count())});
 }
 
 Result<void> Machine::add_port_device(const layout::Ports& ports, std::unique_ptr<Device> device) {
@@ -135,29 +200,30 @@ Result<void> Machine::add_virtio(std::unique_ptr<virtio::VirtioDevice> device) {
     return {};
 }
 
-Result<void> Machine::add_virtio_devices(const Config& config) {
+Result<void> Machine::add_virtio_devices() {
     TRY(m_mmio.add(layout::ecam.start.value, layout::ecam.bytes, m_pci, layout::ecam.name));
-    for (size_t i = 0; i < config.disks.size(); ++i) {
-        const virtio::Blk::Options options{.path = config.disks[i].path,
-                                           .read_only = config.disks[i].read_only,
+    for (size_t i = 0; i < m_config.disks.size(); ++i) {
+        const virtio::Blk::Options options{.path = m_config.disks[i].path,
+                                           .read_only = m_config.disks[i].read_only,
                                            .name = fmt::format("disk{}", i)};
         auto disk = TRY(virtio::Blk::create(options, m_memory, m_loop, m_log));
         TRY(add_virtio(std::move(disk)));
     }
-    for (size_t i = 0; i < config.nets.size(); ++i) {
+    for (size_t i = 0; i < m_config.nets.size(); ++i) {
         const virtio::Net::Options options{
-            .interface = config.nets[i].tap, .mac = config.nets[i].mac, .name = fmt::format("net{}", i)};
+            .interface = m_config.nets[i].tap, .mac = m_config.nets[i].mac, .name = fmt::format("net{}", i)};
         auto net = TRY(virtio::Net::create(options, m_memory, m_loop, m_log));
         TRY(add_virtio(std::move(net)));
     }
     return add_virtio(std::make_unique<virtio::Rng>(m_memory));
 }
 
-Result<void> Machine::create_vcpus(const System& system, uint32_t cpus) {
+Result<void> Machine::create_vcpus(const System& system) {
     const auto supported = TRY(system.supported_cpuid());
-    CpuidOptions options{.cpus = cpus,
-                         .tsc_deadline_timer = system.check_extension(KVM_CAP_TSC_DEADLINE_TIMER) != 0};
-    for (options.cpu = 0; options.cpu < cpus; ++options.cpu) {
+    CpuidOptions options{.cpus = m_config.cpus,
+                         .tsc_deadline_timer = system.check_extension(KVM_CAP_TSC_DEADLINE_TIMER) != 0,
+                         .locks = m_locks_offered};
+    for (options.cpu = 0; options.cpu < m_config.cpus; ++options.cpu) {
         Vcpu vcpu = TRY(m_vm.create_vcpu(options.cpu));
         TRY(vcpu.set_cpuid(make_cpuid(supported, options)));
         TRY(vcpu.set_msrs(firmware_msrs));
@@ -166,12 +232,12 @@ Result<void> Machine::create_vcpus(const System& system, uint32_t cpus) {
     return {};
 }
 
-Result<void> Machine::load_guest(const Config& config) {
-    const LoadedKernel kernel = TRY(load_kernel(m_memory, config.kernel.c_str()));
-    BootHandover handover{.command_line = config.command_line};
-    if (!config.initrd.empty())
-        handover.initrd = TRY(load_initrd(m_memory, kernel, config.initrd.c_str()));
-    handover.rsdp = TRY(write_acpi_tables(m_memory, {.cpus = config.cpus}));
+Result<void> Machine::load_guest() {
+    const LoadedKernel kernel = TRY(load_kernel(m_memory, m_config.kernel.c_str()));
+    BootHandover handover{.command_line = m_config.command_line};
+    if (!m_config.initrd.empty())
+        handover.initrd = TRY(load_initrd(m_memory, kernel, m_config.initrd.c_str()));
+    handover.rsdp = TRY(write_acpi_tables(m_memory, {.cpus = m_config.cpus}));
     TRY(write_zero_page(m_memory, kernel, handover));
     TRY(write_entry_tables(m_memory));
 
@@ -183,6 +249,14 @@ Result<void> Machine::load_guest(const Config& config) {
 }
 
 Result<void> Machine::start() {
+    m_events.write("machine_started", {{"kernel", m_config.kernel},
+                                       {"memory_bytes", m_config.memory_bytes},
+                                       {"cpus", uint64_t{m_config.cpus}},
+                                       {"locks", std::string(name_of(m_config.locks))},
+                                       {"locks_offered", m_locks_offered},
+                                       {"protection", std::string(m_protection.name())}});
+    if (m_config.locks == LockMode::required)
+        m_lock_deadline.set(m_config.lock_deadline);
     install_kick_handler();
     try {
         start_threads();
@@ -200,7 +274,7 @@ void Machine::start_threads() {
     for (const Vcpu& vcpu : m_vcpus) {
         m_vcpu_threads.emplace_back([this, &vcpu] {
             unblock_kick_signal();
-            const VcpuContext context{m_ports, m_mmio, m_stopping};
+            const VcpuContext context{m_ports, m_mmio, m_memory, m_guard, m_stopping};
             if (auto reason = run_vcpu(vcpu, context))
                 end(std::move(*reason));
         });
@@ -227,7 +301,26 @@ MachineEnd Machine::wait() {
     }
     stop_threads();
     const std::lock_guard lock(m_end_mutex);
-    return m_end.value_or(MachineEnd{});
+    MachineEnd end = m_end.value_or(MachineEnd{});
+    const bool orderly = end.reason == EndReason::power_off || end.reason == EndReason::reboot;
+    if (m_config.locks == LockMode::required && orderly && !m_guard.has_taken_locks())
+        end = {EndReason::locks_missing, "the guest ended before it had locked and sealed its kernel"};
+    report_end(end);
+    return end;
+}
+
+void Machine::report_end(const MachineEnd& end) {
+    const ExitStatus& status = exit_status(end.reason);
+    const Guard::Counts counts = m_guard.counts();
+    m_events.write("machine_ended", {{"reason", std::string(status.name)},
+                                     {"status", static_cast<uint64_t>(status.status)},
+                                     {"detail", end.detail},
+                                     {"hypercalls", counts.hypercalls},
+                                     {"locks", counts.locks},
+                                     {"locked_bytes", counts.locked_bytes},
+                                     {"violations", counts.violations},
+                                     {"unexplained_faults", counts.unexplained_faults},
+                                     {"events_dropped", m_events.dropped()}});
 }
 
 void Machine::stop_threads() {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/error.hpp"
+#include "base/event_log.hpp"
 #include "base/event_loop.hpp"
 #include "base/log.hpp"
 #include "devices/bus.hpp"
@@ -12,7 +13,11 @@
 #include "devices/pvpanic.hpp"
 #include "devices/rtc.hpp"
 #include "devices/serial.hpp"
+#include "devices/timer.hpp"
 #include "devices/virtio/pci_transport.hpp"
+#include "guard/guard.hpp"
+#include "guard/mapping_protection.hpp"
+#include "guard/symbols.hpp"
 #include "kvm/vcpu.hpp"
 #include "kvm/vm.hpp"
 #include "machine/config.hpp"
@@ -57,23 +62,40 @@ public:
     Serial& serial() { return *m_serial; }
 
 private:
-    Machine(const Log& log, EventLoop& loop, GuestMemory memory, Vm vm);
+    struct Parts {
+        GuestMemory memory;
+        Vm vm;
+        EventLog events;
+        std::optional<Symbols> symbols;
+    };
+    Machine(const Config& config, const Log& log, EventLoop& loop, Parts parts);
 
     Result<void> set_up_vm();
+    // Opens the hypercall interface to the guest, as far as the host and Config::locks allow.
+    Result<void> offer_locks();
+    void check_lock_deadline();
     Result<void> add_platform_devices(SerialLine& console);
-    Result<void> add_virtio_devices(const Config& config);
+    Result<void> add_virtio_devices();
     Result<void> add_virtio(std::unique_ptr<virtio::VirtioDevice> device);
     Result<void> add_port_device(const layout::Ports& ports, std::unique_ptr<Device> device);
-    Result<void> create_vcpus(const System& system, uint32_t cpus);
-    Result<void> load_guest(const Config& config);
+    Result<void> create_vcpus(const System& system);
+    Result<void> load_guest();
+    void report_end(const MachineEnd& end);
     void start_threads();
     void stop_threads();
 
     // Destruction runs from the last member to the first: threads are gone by then, vCPUs and devices go
     // before the VM, the VM and its slots before the memory.
+    const Config m_config;
     const Log& m_log;
     EventLoop& m_loop;
+    EventLog m_events;
+    std::optional<Symbols> m_symbols;
     GuestMemory m_memory;
+    MappingProtection m_protection;
+    Guard m_guard; // asked by m_memory, whose users are gone when it goes
+    bool m_locks_offered = false;
+    Timer m_lock_deadline;
     Vm m_vm;
     Bus m_ports;
     Bus m_mmio;

@@ -2,6 +2,7 @@
 #include "machine/vcpu_loop.hpp"
 
 #include "base/units.hpp"
+#include "machine/guard_end.hpp"
 
 #include <cerrno>
 #include <fmt/core.h>
@@ -9,6 +10,12 @@
 
 namespace casemate {
 namespace {
+
+std::optional<MachineEnd> to_machine_end(std::optional<GuardEnd> end) {
+    if (!end)
+        return std::nullopt;
+    return machine_end(std::move(*end));
+}
 
 std::string where(const Vcpu& vcpu) {
     const auto registers = vcpu.registers();
@@ -29,48 +36,74 @@ void handle_port_access(kvm_run& run, Bus& ports) {
     }
 }
 
-void handle_memory_access(kvm_run& run, Bus& memory) {
+std::optional<MachineEnd> handle_memory_access(kvm_run& run, const VcpuContext& context,
+                                               const GuestCpu& cpu) {
     const std::span data(reinterpret_cast<std::byte*>(run.mmio.data), run.mmio.len);
-    if (run.mmio.is_write != 0)
-        memory.write(run.mmio.phys_addr, data);
-    else
-        memory.read(run.mmio.phys_addr, data);
+    const GuestPhysical address{run.mmio.phys_addr};
+    const auto range = GuestRange::from_guest(GuestValue(address.value), GuestValue(uint64_t{run.mmio.len}));
+    if (range && context.ram.is_ram(*range)) {
+        if (run.mmio.is_write != 0)
+            return to_machine_end(context.guard.emulated_store(cpu, address, data));
+        (void)context.ram.read(*range, data);
+    } else if (run.mmio.is_write != 0) {
+        context.memory.write(address.value, data);
+    } else {
+        context.memory.read(address.value, data);
+    }
+    return std::nullopt;
 }
 
-MachineEnd describe_internal_error(const Vcpu& vcpu, const kvm_run& run) {
-    return {EndReason::host_failure,
-            fmt::format("KVM cannot go on with {}: {}", where(vcpu),
-                        run.internal.suberror == KVM_INTERNAL_ERROR_EMULATION
-                            ? "it cannot emulate the guest's instruction"
-                            : fmt::format("internal error {}", run.internal.suberror))};
+// Returned to the guest for a hypercall that is none of ours: guard/casemate_abi.h has KVM's numbers.
+void handle_hypercall(kvm_run& run, Guard& guard, const GuestCpu& cpu) {
+    const auto& arguments = run.hypercall.args;
+    run.hypercall.ret =
+        run.hypercall.nr == CASEMATE_HYPERCALL
+            ? guard.hypercall(cpu,
+                              {.address = arguments[0], .pages = arguments[1], .attributes = arguments[2]})
+            : -uint64_t{CASEMATE_ENOSYS};
 }
 
-MachineEnd describe_failed_run(const Vcpu& vcpu, int number) {
-    // A store or walk that the host mapping refuses, or memory the host could not supply.
-    if (number == EFAULT)
-        return {EndReason::unattributable,
-                fmt::format("KVM_RUN: {} on {}", describe_errno(number), where(vcpu))};
-    return {EndReason::host_failure, fmt::format("KVM_RUN: {} on {}", describe_errno(number), where(vcpu))};
+// KVM's emulator runs first in some places, and knows fewer instructions than the guest may aim at a lock.
+std::optional<MachineEnd> handle_internal_error(const kvm_run& run, const VcpuContext& context,
+                                                const Vcpu& vcpu, const GuestCpu& cpu) {
+    const bool not_emulated = run.internal.suberror == KVM_INTERNAL_ERROR_EMULATION;
+    if (not_emulated && context.guard.has_locks())
+        return to_machine_end(context.guard.store_fault(cpu, Guard::Unexplained::fail));
+    return MachineEnd{EndReason::host_failure,
+                      fmt::format("KVM cannot go on with {}: {}", where(vcpu),
+                                  not_emulated ? "it cannot emulate the guest's instruction"
+                                               : fmt::format("internal error {}", run.internal.suberror))};
 }
 
 } // namespace
 
 std::optional<MachineEnd> run_vcpu(const Vcpu& vcpu, const VcpuContext& context) {
     kvm_run& run = vcpu.run_page();
-    for (;;) {
+    const KvmGuestCpu cpu(vcpu);
+    std::optional<MachineEnd> end;
+    while (!end) {
         const int failure = vcpu.run();
         if (context.stopping)
             return std::nullopt;
         if (failure == EINTR || failure == EAGAIN)
             continue;
+        // A store that the host mapping refuses; or memory that the host could not supply.
+        if (failure == EFAULT) {
+            end = to_machine_end(context.guard.store_fault(cpu, Guard::Unexplained::retry));
+            continue;
+        }
         if (failure != 0)
-            return describe_failed_run(vcpu, failure);
+            return MachineEnd{EndReason::host_failure,
+                              fmt::format("KVM_RUN: {} on {}", describe_errno(failure), where(vcpu))};
         switch (run.exit_reason) {
         case KVM_EXIT_IO:
             handle_port_access(run, context.ports);
             break;
         case KVM_EXIT_MMIO:
-            handle_memory_access(run, context.memory);
+            end = handle_memory_access(run, context, cpu);
+            break;
+        case KVM_EXIT_HYPERCALL:
+            handle_hypercall(run, context.guard, cpu);
             break;
         case KVM_EXIT_INTR:
             break;
@@ -81,13 +114,15 @@ std::optional<MachineEnd> run_vcpu(const Vcpu& vcpu, const VcpuContext& context)
                               fmt::format("the processor refuses the state of {}, reason {:#x}", where(vcpu),
                                           run.fail_entry.hardware_entry_failure_reason)};
         case KVM_EXIT_INTERNAL_ERROR:
-            return describe_internal_error(vcpu, run);
+            end = handle_internal_error(run, context, vcpu, cpu);
+            break;
         default:
             return MachineEnd{EndReason::host_failure,
                               fmt::format("KVM exit {} on {}, which this monitor does not know",
                                           run.exit_reason, where(vcpu))};
         }
     }
+    return end;
 }
 
 } // namespace casemate

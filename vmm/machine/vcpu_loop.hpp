@@ -3,6 +3,7 @@
 #pragma once
 
 #include "devices/bus.hpp"
+#include "guard/guard.hpp"
 #include "kvm/vcpu.hpp"
 #include "machine/exit_status.hpp"
 
@@ -15,6 +16,8 @@ namespace casemate {
 struct VcpuContext {
     Bus& ports;
     Bus& memory;
+    const GuestMemory& ram;
+    Guard& guard;
     const std::atomic<bool>& stopping; // set before the threads are kicked out of KVM_RUN
 };
 

@@ -10,6 +10,8 @@
 
 namespace casemate {
 
+void WriteGate::refused(const GuestRange& /*range*/) const {}
+
 WriteTicket::WriteTicket(const GuestMemory& memory)
     : m_memory(&memory)
     , m_generation(memory.m_generation.load()) {
@@ -37,7 +39,8 @@ void GuestMemory::drain_writes() const {
 GuestMemory::GuestMemory(GuestMemory&& other) noexcept
     : m_regions(std::move(other.m_regions))
     , m_size(other.m_size)
-    , m_gate(other.m_gate) {}
+    , m_gate(other.m_gate)
+    , m_unknown_read_only(other.m_unknown_read_only.load()) {}
 
 Result<GuestMemory> GuestMemory::create(uint64_t size_bytes) {
     GuestMemory memory;
@@ -46,6 +49,8 @@ Result<GuestMemory> GuestMemory::create(uint64_t size_bytes) {
         if (range.bytes == 0)
             continue;
         Mapping mapping = TRY(Mapping::anonymous(range.bytes, 2_MiB));
+        if (madvise(mapping.data(), mapping.size(), MADV_DONTFORK) != 0)
+            return fail(Error::system("madvise MADV_DONTFORK of guest RAM", errno));
         // A host without huge pages still runs the guest, only slower.
         madvise(mapping.data(), mapping.size(), MADV_HUGEPAGE);
         memory.m_regions.push_back({range.start, std::move(mapping)});
@@ -66,13 +71,25 @@ std::byte* GuestMemory::find(const GuestRange& range) const {
     return nullptr;
 }
 
-GuestResult<std::byte*> GuestMemory::find_writable(const GuestRange& range) const {
+bool GuestMemory::may_write(const GuestRange& range) const {
+    return !m_unknown_read_only.load() && (m_gate == nullptr || m_gate->may_write(range));
+}
+
+template <typename Write>
+GuestResult<void> GuestMemory::write_with(const GuestRange& range, Write write) const {
     std::byte* const host = find(range);
     if (host == nullptr)
         return std::unexpected(GuestFault::outside_ram);
-    if (m_gate != nullptr && !m_gate->may_write(range))
-        return std::unexpected(GuestFault::locked);
-    return host;
+    {
+        const WriteTicket ticket(*this);
+        if (may_write(range)) {
+            write(host);
+            return {};
+        }
+    }
+    if (m_gate != nullptr)
+        m_gate->refused(range);
+    return std::unexpected(GuestFault::locked);
 }
 
 GuestResult<void> GuestMemory::read(GuestRange range, std::span<std::byte> destination) const {
@@ -93,23 +110,13 @@ GuestResult<void> GuestMemory::write(GuestPhysical address, std::span<const std:
     const auto range = GuestRange::from_guest(GuestValue(address.value), GuestValue(uint64_t{source.size()}));
     if (!range)
         return std::unexpected(range.error());
-    const WriteTicket ticket(*this);
-    const auto host = find_writable(*range);
-    if (!host)
-        return std::unexpected(host.error());
-    std::memcpy(*host, source.data(), source.size());
-    return {};
+    return write_with(*range, [&](std::byte* host) { std::memcpy(host, source.data(), source.size()); });
 }
 
 GuestResult<void> GuestMemory::clear(GuestRange range) const {
     if (range.empty())
         return {};
-    const WriteTicket ticket(*this);
-    const auto host = find_writable(range);
-    if (!host)
-        return std::unexpected(host.error());
-    std::memset(*host, 0, range.bytes());
-    return {};
+    return write_with(range, [&](std::byte* host) { std::memset(host, 0, range.bytes()); });
 }
 
 GuestResult<uint16_t> GuestMemory::load_acquire(GuestPhysical address) const {
@@ -124,12 +131,9 @@ GuestResult<uint16_t> GuestMemory::load_acquire(GuestPhysical address) const {
 GuestResult<void> GuestMemory::store_release(GuestPhysical address, uint16_t value) const {
     if (!is_aligned(address.value, sizeof(uint16_t)))
         return std::unexpected(GuestFault::malformed);
-    const WriteTicket ticket(*this);
-    const auto host = find_writable(GuestRange::of(address, sizeof(uint16_t)));
-    if (!host)
-        return std::unexpected(host.error());
-    __atomic_store_n(reinterpret_cast<uint16_t*>(*host), value, __ATOMIC_RELEASE);
-    return {};
+    return write_with(GuestRange::of(address, sizeof(uint16_t)), [&](std::byte* host) {
+        __atomic_store_n(reinterpret_cast<uint16_t*>(host), value, __ATOMIC_RELEASE);
+    });
 }
 
 GuestResult<Transfer> GuestMemory::begin_transfer(std::span<const GuestRange> ranges,
@@ -144,12 +148,64 @@ GuestResult<Transfer> GuestMemory::begin_transfer(std::span<const GuestRange> ra
         std::byte* host = find(range);
         if (host == nullptr)
             return std::unexpected(GuestFault::outside_ram);
-        if (direction == Direction::into_ram && m_gate != nullptr && !m_gate->may_write(range))
+        if (direction == Direction::into_ram && !may_write(range)) {
+            transfer = Transfer(); // its ticket too
+            if (m_gate != nullptr)
+                m_gate->refused(range);
             return std::unexpected(GuestFault::locked);
+        }
         transfer.m_vectors.push_back({.iov_base = host, .iov_len = range.bytes()});
         transfer.m_bytes += range.bytes();
     }
     return transfer;
+}
+
+GuestMemory::Place GuestMemory::place_of(const GuestRange& range) {
+    for (Region& region : m_regions)
+        if (GuestRange::of(region.start, region.memory.size()).contains(range))
+            return {&region.memory, range.start().value - region.start.value};
+    return {};
+}
+
+Result<void> GuestMemory::deny_writes(std::span<const GuestRange> ranges, Sealing sealing) {
+    const auto set_protection = [this](const GuestRange& range, int protection) -> Result<void> {
+        const Place place = place_of(range);
+        if (place.mapping == nullptr)
+            return fail(Error("not RAM"));
+        return place.mapping->set_protection(place.offset, range.bytes(), protection);
+    };
+    for (size_t i = 0; i < ranges.size(); ++i) {
+        auto denied = set_protection(ranges[i], PROT_READ);
+        if (denied)
+            continue;
+        // Backwards, and with the failed one, of which a part may be done: each step leads to a state that
+        // there was, so the process has room for it.
+        for (size_t back = i + 1; back-- != 0;)
+            if (is_ram(ranges[back]) && !set_protection(ranges[back], PROT_READ | PROT_WRITE))
+                m_unknown_read_only = true;
+        Error error = Error("make guest RAM at " + to_string(ranges[i].start()) + ", " +
+                            format_bytes(ranges[i].bytes()) + ", read-only")
+                          .because_of(std::move(denied).error());
+        if (error.number() == ENOMEM)
+            return fail(std::move(error).hint("raise vm.max_map_count with sysctl"));
+        return fail(std::move(error));
+    }
+    if (sealing == Sealing::never)
+        return {};
+    // Read-only they are, sealed or not: a seal that fails takes nothing from what the guest was promised.
+    for (const GuestRange& range : ranges) {
+        const Place place = place_of(range);
+        if (place.mapping == nullptr || !place.mapping->seal(place.offset, range.bytes()))
+            break;
+    }
+    return {};
+}
+
+uint64_t GuestMemory::sealed_bytes() const {
+    uint64_t bytes = 0;
+    for (const Region& region : m_regions)
+        bytes += region.memory.sealed_bytes();
+    return bytes;
 }
 
 } // namespace casemate

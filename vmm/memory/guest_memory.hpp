@@ -27,6 +27,10 @@ public:
     WriteGate& operator=(const WriteGate&) = delete;
     virtual ~WriteGate() = default;
     virtual bool may_write(const GuestRange& range) const = 0;
+    // may_write() refused a write to the range, and it does not happen. The refused write holds no ticket any
+    // more, but its thread may hold those of other writes, which only it can end (a disk's transfers): this
+    // must not wait for anybody who waits in GuestMemory::drain_writes().
+    virtual void refused(const GuestRange& range) const;
 };
 
 class GuestMemory;
@@ -67,6 +71,11 @@ private:
     WriteTicket m_ticket; // when it goes into RAM
 };
 
+// RAM is private anonymous memory with one mapping, here: no file or descriptor is behind it, and no child of
+// this process shares or inherits it (MADV_DONTFORK). So a page that deny_writes() made read-only here has no
+// writable alias anywhere. /proc/self/mem is what remains: the host's kernel writes through it into read-only
+// and sealed pages too (FOLL_FORCE; linux v6.12 fs/proc/base.c: proc_mem_foll_force), and nothing of the
+// monitor opens it.
 class GuestMemory {
 public:
     struct Region {
@@ -75,7 +84,7 @@ public:
     };
 
     // RAM of `size_bytes` (a multiple of 4 KiB), split around the hole below 4 GiB as layout.hpp says.
-    // Private anonymous memory with transparent huge pages asked for.
+    // Transparent huge pages are asked for.
     static Result<GuestMemory> create(uint64_t size_bytes);
     GuestMemory(GuestMemory&& other) noexcept;
     GuestMemory& operator=(GuestMemory&&) = delete;
@@ -130,17 +139,42 @@ public:
     // ticket of its own.
     void drain_writes() const;
 
+    // A sealed page stays, with its contents, until the process ends: nothing can unmap it, also not the
+    // destructor. That is for processes that end with their machine, or lock little.
+    enum class Sealing {
+        where_possible, // kernels from 6.10 that do not forbid mseal(2); elsewhere as `never`
+        never, // read-only pages are unmapped like all others; a fault in the monitor could undo them
+    };
+    // Makes whole pages of RAM read-only for the guest, for KVM and for this process: all ranges, or on
+    // failure none. The ranges ascend, do not overlap and were not denied before. When it returns, no vCPU
+    // has a stale mapping (mprotect goes through KVM's MMU notifier). The gate has refused them since before
+    // a drain_writes(), for a host write to such a page would end this process. One caller at a time.
+    Result<void> deny_writes(std::span<const GuestRange> ranges, Sealing sealing);
+    // How much of this memory will stay.
+    uint64_t sealed_bytes() const;
+
 private:
     friend class WriteTicket;
     GuestMemory() = default;
 
     // Host address of the range when one region holds all of it; null otherwise or when empty.
     std::byte* find(const GuestRange& range) const;
-    GuestResult<std::byte*> find_writable(const GuestRange& range) const;
+    // Whether a write may go ahead; asked by who holds a ticket.
+    bool may_write(const GuestRange& range) const;
+    // Hands the host address to `write` with a ticket held, once the gate has agreed.
+    template <typename Write>
+    GuestResult<void> write_with(const GuestRange& range, Write write) const;
+    struct Place {
+        Mapping* mapping = nullptr; // none: not in one region
+        uint64_t offset = 0;
+    };
+    Place place_of(const GuestRange& range);
 
     std::vector<Region> m_regions;
     uint64_t m_size = 0;
     const WriteGate* m_gate = nullptr;
+    // Some page is read-only that the gate knows nothing of: no host write is safe any more.
+    std::atomic<bool> m_unknown_read_only = false;
     // Two generations of writers, as in sleepable RCU (linux v6.12 kernel/rcu/srcutree.c): new writers join
     // the current one, so the other can only fall.
     mutable std::array<std::atomic<uint32_t>, 2> m_writers{};

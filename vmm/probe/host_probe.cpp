@@ -303,6 +303,13 @@ std::optional<int> io_uring_policy() {
 
 } // namespace
 
+TableEnforcement probe_table_enforcement(const System& system) {
+    HostReport report;
+    // A probe that fails leaves "not tolerated".
+    (void)probe_mapping_walk(system, report);
+    return table_enforcement(report);
+}
+
 HostReport probe_host() {
     HostReport report;
     report.kind = hardware_kind();

@@ -10,6 +10,10 @@ namespace casemate {
 // Runs every probe, each for a bounded time: under 5 seconds in all, on most hosts a few milliseconds.
 HostReport probe_host();
 
+// Whether locked page tables are enforced here: runs the one probe that tells, a few milliseconds, at most a
+// second. `system` is an open KVM. Any thread.
+TableEnforcement probe_table_enforcement(const System& system);
+
 // Whether guests run here at a useful speed. Where the CPU has VMX or SVM this costs a CPUID instruction;
 // elsewhere a probe guest is timed, for up to a second. `system` is an open KVM.
 SpeedReport probe_speed_at_start(const System& system);

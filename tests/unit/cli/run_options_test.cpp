@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/run_options.hpp"
 
+#include <chrono>
 #include <doctest/doctest.h>
 #include <initializer_list>
 #include <vector>
@@ -46,6 +47,34 @@ TEST_CASE("a full command line becomes a Config with units") {
     CHECK(options.force);
 }
 
+TEST_CASE("locks have their options, and defaults that need none") {
+    const auto plain = parse({"--kernel", "k"});
+    REQUIRE(plain);
+    const Config by_default = plain->value_or(RunOptions{}).config;
+    CHECK(by_default.locks == LockMode::allowed);
+    CHECK(by_default.lock_deadline == std::chrono::seconds(60));
+    CHECK(by_default.protect == ProtectChoice::automatic);
+    CHECK(by_default.events_path.empty());
+    CHECK(by_default.symbols_path.empty());
+    CHECK(by_default.max_violations == 0);
+
+    const auto run = parse({"--kernel", "k", "--locks", "required", "--lock-deadline", "3600", "--protect",
+                            "mapping", "--events", "-", "--symbols=System.map", "--max-violations", "7"});
+    REQUIRE(run);
+    const Config config = run->value_or(RunOptions{}).config;
+    CHECK(config.locks == LockMode::required);
+    CHECK(config.lock_deadline == std::chrono::hours(1));
+    CHECK(config.protect == ProtectChoice::mapping);
+    CHECK(config.events_path == "-");
+    CHECK(config.symbols_path == "System.map");
+    CHECK(config.max_violations == 7);
+
+    const auto off = parse({"--kernel", "k", "--locks", "off", "--protect", "auto"});
+    REQUIRE(off);
+    CHECK(off->value_or(RunOptions{}).config.locks == LockMode::off);
+    CHECK(off->value_or(RunOptions{}).config.protect == ProtectChoice::automatic);
+}
+
 TEST_CASE("sizes need a unit and must not overflow") {
     CHECK(parse_size("1K") == 1_KiB);
     CHECK(parse_size("16777215T") == 16777215 * 1024_GiB);
@@ -71,6 +100,21 @@ TEST_CASE("each bad option is one line that names it") {
           "tap=t,mac=02-00-00-00-00-01", "tap=t,mac=02:00:00:00:00:1g"}) {
         CAPTURE(bad);
         CHECK(refusal({"--kernel", "k", "--net", bad}) != "");
+    }
+    struct Bad {
+        const char* option;
+        const char* value;
+    };
+    for (const auto& [option, value] :
+         {Bad{"--locks", ""}, Bad{"--locks", "yes"}, Bad{"--locks", "Off"}, Bad{"--lock-deadline", ""},
+          Bad{"--lock-deadline", "0"}, Bad{"--lock-deadline", "3601"}, Bad{"--lock-deadline", "-1"},
+          Bad{"--lock-deadline", "60s"}, Bad{"--protect", ""}, Bad{"--protect", "attributes"},
+          Bad{"--protect", "slots"}, Bad{"--events", ""}, Bad{"--symbols", ""}, Bad{"--max-violations", ""},
+          Bad{"--max-violations", "0"}, Bad{"--max-violations", "-1"}, Bad{"--max-violations", "many"},
+          Bad{"--max-violations", "18446744073709551616"}}) {
+        CAPTURE(option);
+        CAPTURE(value);
+        CHECK(refusal({"--kernel", "k", option, value}).find(option) != std::string::npos);
     }
     CHECK(refusal({"--kernel", "k", "--disk", ",ro"}).find("--disk") != std::string::npos);
     CHECK(refusal({"--kernel", "k", "--wibble"}).find("wibble") != std::string::npos);

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <doctest/doctest.h>
 #include <thread>
+#include <vector>
 
 namespace casemate {
 namespace {
@@ -132,6 +133,48 @@ TEST_CASE("after a drain no write lands that the gate refuses") {
         stop = true;
     }
     CHECK(total_refused > 0);
+}
+
+// Refuses one page and keeps what it was told.
+struct RecordingGate : WriteGate {
+    const GuestMemory* memory = nullptr;
+    mutable std::vector<GuestRange> refusals;
+    mutable uint32_t tickets_meanwhile = 0;
+    bool may_write(const GuestRange& asked) const override {
+        return !asked.overlaps(range(0x3000, page_bytes));
+    }
+    void refused(const GuestRange& asked) const override {
+        refusals.push_back(asked);
+        tickets_meanwhile = memory->writes_in_flight();
+        // Would wait for ever for a ticket of the refused write.
+        memory->drain_writes();
+    }
+};
+
+TEST_CASE("the gate learns of each refused write once, when its ticket is gone") {
+    auto memory = GuestMemory::create(1_MiB);
+    REQUIRE(memory);
+    RecordingGate gate;
+    gate.memory = &*memory;
+    memory->set_write_gate(&gate);
+    const std::array two{range(0x1000, 16), range(0x3ff0, 0x20)};
+    CHECK_FALSE(memory->store(GuestPhysical{0x2ffc}, uint64_t{1}));
+    CHECK_FALSE(memory->store_release(GuestPhysical{0x3100}, 1));
+    CHECK_FALSE(memory->clear(range(0x3200, 3)));
+    CHECK_FALSE(memory->begin_transfer(two, GuestMemory::Direction::into_ram));
+    const std::array expected{range(0x2ffc, 8), range(0x3100, 2), range(0x3200, 3), two[1]};
+    REQUIRE(gate.refusals.size() == expected.size());
+    for (size_t i = 0; i < expected.size(); ++i) {
+        CHECK(gate.refusals[i].start() == expected.at(i).start());
+        CHECK(gate.refusals[i].bytes() == expected.at(i).bytes());
+    }
+    CHECK(gate.tickets_meanwhile == 0);
+
+    CHECK(memory->store(GuestPhysical{0x4000}, 1));
+    CHECK_FALSE(memory->store(GuestPhysical{1_MiB}, 1));
+    CHECK(memory->begin_transfer(two, GuestMemory::Direction::out_of_ram));
+    CHECK(memory->fetch<uint64_t>(GuestPhysical{0x3000}));
+    CHECK(gate.refusals.size() == expected.size());
 }
 
 TEST_CASE("ring words must be aligned") {

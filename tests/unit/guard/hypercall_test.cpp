@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guard/hypercall.hpp"
+
+#include <doctest/doctest.h>
+#include <variant>
+
+using namespace casemate;
+
+namespace {
+
+constexpr uint64_t lock_text = CASEMATE_MARK << 48 | CASEMATE_CALL_LOCK << 40;
+
+uint32_t refusal(const HypercallRegisters& registers) {
+    const auto call = parse_hypercall(registers);
+    return call ? 0 : call.error();
+}
+
+} // namespace
+
+TEST_CASE("the attributes of the ABI header are what the monitor takes apart") {
+    const auto call =
+        parse_hypercall({.address = 0x5000,
+                         .pages = 3,
+                         .attributes = casemate_attributes(CASEMATE_CALL_LOCK, CASEMATE_POLICY_DIE_ON_WRITE,
+                                                           CASEMATE_KIND_DATA)});
+    REQUIRE(call);
+    const Lock lock = std::get<LockCall>(*call).lock;
+    CHECK(lock.range.start() == GuestPhysical{0x5000});
+    CHECK(lock.range.bytes() == 3 * page_bytes);
+    CHECK(lock.policy == LockPolicy::die_on_write);
+    CHECK(lock.kind == LockKind::data);
+}
+
+TEST_CASE("calls without a range ignore it, but not their unused fields") {
+    const uint64_t features = casemate_attributes(CASEMATE_CALL_FEATURES, 0, 0);
+    const uint64_t seal = casemate_attributes(CASEMATE_CALL_SEAL, 0, 0);
+    CHECK(std::holds_alternative<FeaturesCall>(*parse_hypercall({0, 1, features})));
+    CHECK(std::holds_alternative<SealCall>(*parse_hypercall({~uint64_t{0}, ~uint64_t{0}, seal})));
+    for (const uint64_t call : {features, seal})
+        for (const unsigned bit : {0U, 4U, 5U, 31U, 32U, 39U})
+            CHECK(refusal({0, 1, call | uint64_t{1} << bit}) == CASEMATE_EINVAL);
+}
+
+TEST_CASE("a call without the mark is KVM's own and not supported") {
+    CHECK(refusal({0x1000, 1, 0}) == CASEMATE_EOPNOTSUPP);
+    CHECK(refusal({0x1000, 1, 1 << 4}) == CASEMATE_EOPNOTSUPP); // KVM_MAP_GPA_RANGE_ENCRYPTED
+    CHECK(refusal({0x1000, 1, lock_text ^ uint64_t{1} << 63}) == CASEMATE_EOPNOTSUPP);
+    CHECK(refusal({0x1000, 1, lock_text ^ uint64_t{1} << 48}) == CASEMATE_EOPNOTSUPP);
+}
+
+TEST_CASE("unknown calls, policies and kinds are refused each in its way") {
+    for (uint64_t call = 0; call < 256; ++call) {
+        const bool known =
+            call == CASEMATE_CALL_FEATURES || call == CASEMATE_CALL_LOCK || call == CASEMATE_CALL_SEAL;
+        CHECK(refusal({0x1000, 1, casemate_attributes(call, 0, 0)}) == (known ? 0 : CASEMATE_ENOSYS));
+    }
+    CHECK(refusal({0x1000, 1, casemate_attributes(CASEMATE_CALL_LOCK, 2, 0)}) == CASEMATE_EINVAL);
+    CHECK(refusal({0x1000, 1, casemate_attributes(CASEMATE_CALL_LOCK, 255, 0)}) == CASEMATE_EINVAL);
+    CHECK(refusal({0x1000, 1, casemate_attributes(CASEMATE_CALL_LOCK, 0, 4)}) == CASEMATE_EINVAL);
+    CHECK(refusal({0x1000, 1, casemate_attributes(CASEMATE_CALL_LOCK, 0, CASEMATE_ARGUMENT_MAX)}) ==
+          CASEMATE_EINVAL);
+    CHECK(refusal({0x1000, 1, lock_text | 1}) == CASEMATE_EINVAL);
+}
+
+TEST_CASE("a lock's range is checked even if KVM had not") {
+    CHECK(refusal({0x1001, 1, lock_text}) == CASEMATE_EINVAL);
+    CHECK(refusal({0x1000, 0, lock_text}) == CASEMATE_EINVAL);
+    CHECK(refusal({0x1000, ~uint64_t{0}, lock_text}) == CASEMATE_EFAULT);
+    CHECK(refusal({0x1000, uint64_t{1} << 52, lock_text}) == CASEMATE_EFAULT);
+    CHECK(refusal({~uint64_t{0xfff}, 2, lock_text}) == CASEMATE_EFAULT);
+    CHECK(refusal({0, 1, lock_text}) == 0);
+}

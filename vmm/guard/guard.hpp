@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// Guard: a machine's locks. Takes the guest's hypercalls, has pages protected, judges who writes to them.
+#pragma once
+
+#include "base/event_log.hpp"
+#include "base/log.hpp"
+#include "guard/attribution.hpp"
+#include "guard/guest_cpu.hpp"
+#include "guard/hypercall.hpp"
+#include "guard/lock_table.hpp"
+#include "guard/protection.hpp"
+#include "guard/symbols.hpp"
+#include "guard/violation.hpp"
+#include "memory/guest_memory.hpp"
+#include "memory/layout.hpp"
+
+#include <array>
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+
+namespace casemate {
+
+// Why the guard wants the machine ended.
+struct GuardEnd {
+    enum class Reason {
+        die_on_write,        // a store to a lock of that policy
+        too_many_violations, // Guard::Options::max_violations
+        unattributable,      // a protection fault that nothing explains, and that would come again for ever
+        host_failure,        // KVM refused what the guard needs
+    };
+    Reason reason = Reason::host_failure;
+    std::string summary; // one line
+    std::string report;  // of several lines; may be empty
+};
+
+class Guard final : public WriteGate {
+public:
+    struct Options {
+        uint64_t max_violations = 0; // the one of this number ends the machine; 0: no limit
+    };
+    // What the guard uses; all outlive it.
+    struct Parts {
+        const GuestMemory& memory;
+        Protection& protection;
+        const Log& log;
+        EventLog& events;
+        const Symbols* symbols; // null: addresses have no names
+        // Whether the host's page-table walker tolerates locked tables; asked once, on a vCPU's thread.
+        std::function<bool()> tables_tolerated;
+        // Ends the machine for what was found on a thread that is no vCPU's. Any thread.
+        std::function<void(GuardEnd)> end;
+    };
+    Guard(Parts parts, Options options);
+
+    // KVM_EXIT_HYPERCALL of number CASEMATE_HYPERCALL: the value for rax. Waits for transfers under way.
+    uint64_t hypercall(const GuestCpu& cpu, const HypercallRegisters& registers);
+
+    // What to do about a fault that no store explains: another vCPU may have changed the instruction or its
+    // tables meanwhile, so it is tried again a few times; or there is no second try.
+    enum class Unexplained { retry, fail };
+    // KVM_RUN failed with EFAULT, or KVM could not emulate an instruction: RIP is at it, nothing is stored.
+    // Empty: run on; #GP(0) has been injected when a store was refused.
+    std::optional<GuardEnd> store_fault(const GuestCpu& cpu, Unexplained unexplained);
+    // KVM_EXIT_MMIO of a store to RAM: KVM emulated it and the mapping refused it; RIP is past it. Dropped
+    // and judged when it hits a lock, made now when not. At most 8 bytes.
+    std::optional<GuardEnd> emulated_store(const GuestCpu& cpu, GuestPhysical address,
+                                           std::span<const std::byte> data);
+
+    // Any thread.
+    bool has_locks() const { return m_table.count() != 0; }
+    // Whether the guest has locked text, and sealed.
+    bool has_taken_locks() const { return m_sealed && m_text_locked; }
+
+    struct Counts {
+        uint64_t hypercalls = 0;
+        uint64_t locks = 0; // ranges in the table
+        uint64_t locked_bytes = 0;
+        uint64_t violations = 0;
+        uint64_t unexplained_faults = 0; // gone over again, or ended the machine
+    };
+    Counts counts() const;
+
+    // WriteGate.
+    bool may_write(const GuestRange& range) const override { return m_table.may_write(range); }
+    void refused(const GuestRange& range) const override;
+
+private:
+    bool tables_enforced();
+    uint64_t features();
+    uint64_t lock(const GuestCpu& cpu, const Lock& lock);
+    uint64_t seal();
+    void note_text(const GuestCpu& cpu);
+    // Counts and records a store to a lock, and says whether it ends the machine.
+    std::optional<GuardEnd> judge(const Violation& violation) const;
+    GuardEnd give_up(Violation violation, std::string why) const;
+    // Writes event and message, if not too many came lately or it is the last; returns the symbols to report
+    // with.
+    LoadedSymbols record(const Violation& violation, bool last) const;
+
+    Parts m_parts;
+    Options m_options;
+    LockTable m_table;
+    std::atomic<bool> m_sealed = false;
+    std::atomic<bool> m_text_locked = false;
+
+    std::mutex m_call_mutex; // one LOCK, SEAL or FEATURES at a time; guards m_tables_enforced, m_lock_events
+    std::optional<bool> m_tables_enforced;
+    uint64_t m_lock_events = 0;
+
+    // Of one vCPU, used on its thread only.
+    struct PerCpu {
+        std::unique_ptr<Decoder> decoder; // made at the first fault: most guests cause none
+        // Where the last unexplained fault was, and how often in a row.
+        uint64_t rip = 0;
+        uint64_t rcx = 0;
+        unsigned retries = 0;
+    };
+    std::array<PerCpu, layout::max_cpus> m_cpus{};
+
+    mutable std::mutex m_record_mutex; // guards what follows
+    mutable RateLimit m_rate;
+    mutable LogSite m_log_site;
+    LoadedSymbols m_symbols;
+    mutable std::atomic<uint64_t> m_violations = 0;
+    mutable std::atomic<uint64_t> m_unexplained = 0;
+    std::atomic<uint64_t> m_hypercalls = 0;
+};
+
+} // namespace casemate

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guard/guest_cpu.hpp"
+
+namespace casemate {
+namespace {
+
+constexpr uint8_t general_protection = 13;
+constexpr uint32_t msr_lstar = 0xc0000082;
+
+} // namespace
+
+Result<CpuState> KvmGuestCpu::state() const {
+    CpuState state;
+    state.registers = TRY(m_vcpu.registers());
+    state.system = TRY(m_vcpu.system_registers());
+    state.fpu = TRY(m_vcpu.fpu());
+    return state;
+}
+
+Result<bool> KvmGuestCpu::is_delivering_event() const {
+    const kvm_vcpu_events events = TRY(m_vcpu.events());
+    return events.exception.injected != 0 || events.interrupt.injected != 0 || events.nmi.injected != 0;
+}
+
+Result<void> KvmGuestCpu::inject_general_protection() const {
+    kvm_vcpu_events events = TRY(m_vcpu.events());
+    // Flags name the optional parts to set, none of which changes: a pending NMI may have come meanwhile.
+    events.flags = 0;
+    events.exception = {.injected = 1, .nr = general_protection, .has_error_code = 1};
+    return m_vcpu.set_events(events);
+}
+
+Result<uint64_t> KvmGuestCpu::syscall_entry() const {
+    return m_vcpu.msr(msr_lstar);
+}
+
+} // namespace casemate

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// GuestCpu: what the guard asks of the vCPU whose exit it judges.
+#pragma once
+
+#include "base/error.hpp"
+#include "guard/instruction.hpp"
+#include "kvm/vcpu.hpp"
+
+#include <cstdint>
+
+namespace casemate {
+
+// Used on the vCPU's own thread, between two KVM_RUN.
+class GuestCpu {
+public:
+    GuestCpu() = default;
+    GuestCpu(const GuestCpu&) = delete;
+    GuestCpu& operator=(const GuestCpu&) = delete;
+    virtual ~GuestCpu() = default;
+
+    virtual uint32_t index() const = 0;
+    virtual Result<CpuState> state() const = 0;
+    // Whether the last exit came while an exception or interrupt was being delivered: KVM has put it back and
+    // will deliver it again. SDM Vol. 3C, "Information for VM Exits That Occur During Event Delivery".
+    virtual Result<bool> is_delivering_event() const = 0;
+    // Makes the next KVM_RUN deliver #GP(0) before the instruction at RIP.
+    virtual Result<void> inject_general_protection() const = 0;
+    // MSR_LSTAR: where SYSCALL goes.
+    virtual Result<uint64_t> syscall_entry() const = 0;
+};
+
+class KvmGuestCpu final : public GuestCpu {
+public:
+    explicit KvmGuestCpu(const Vcpu& vcpu)
+        : m_vcpu(vcpu) {}
+    uint32_t index() const override { return m_vcpu.index(); }
+    Result<CpuState> state() const override;
+    Result<bool> is_delivering_event() const override;
+    Result<void> inject_general_protection() const override;
+    Result<uint64_t> syscall_entry() const override;
+
+private:
+    const Vcpu& m_vcpu;
+};
+
+} // namespace casemate

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// Hypercall: the registers of a guest's call, checked and taken apart as casemate_abi.h says.
+#pragma once
+
+#include "guard/lock.hpp"
+#include "memory/guest_range.hpp"
+
+#include <cstdint>
+#include <expected>
+#include <variant>
+
+namespace casemate {
+
+// As KVM_EXIT_HYPERCALL hands them on.
+struct HypercallRegisters {
+    uint64_t address = 0;    // rbx, guest-physical, bytes
+    uint64_t pages = 0;      // rcx, of 4 KiB
+    uint64_t attributes = 0; // rdx
+};
+
+struct FeaturesCall {};
+struct LockCall {
+    Lock lock; // the range may lie outside RAM, but does not wrap
+};
+struct SealCall {};
+using Hypercall = std::variant<FeaturesCall, LockCall, SealCall>;
+
+// The call, or the positive CASEMATE_E* that refuses it.
+std::expected<Hypercall, uint32_t> parse_hypercall(const HypercallRegisters& registers);
+
+} // namespace casemate

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guard/mapping_protection.hpp"
+
+namespace casemate {
+
+Result<void> MappingProtection::protect(std::span<const GuestRange> ranges) {
+    return m_memory.deny_writes(ranges, m_sealing);
+}
+
+} // namespace casemate

@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guard/report.hpp"
+
+#include <algorithm>
+#include <array>
+#include <fmt/core.h>
+#include <iterator>
+#include <string_view>
+
+namespace casemate {
+namespace {
+
+constexpr size_t max_columns = 100;
+constexpr size_t label_columns = 14; // with the indentation before and the space behind
+
+constexpr uint64_t efer_lma = 1 << 10; // SDM Vol. 3A, 2.2.1
+
+const char* words(LockPolicy policy) {
+    return policy == LockPolicy::read_only ? "read-only" : "die-on-write";
+}
+
+const char* words(LockKind kind) {
+    switch (kind) {
+    case LockKind::rodata:
+        return "read-only data";
+    case LockKind::page_table:
+        return "page table";
+    default:
+        return name_of(kind);
+    }
+}
+
+// Instruction text and symbol names pass through here before they reach a terminal.
+std::string printable(std::string_view text) {
+    std::string clean;
+    for (const char c : text) {
+        if (c >= ' ' && c <= '~')
+            clean += c;
+        else
+            fmt::format_to(std::back_inserter(clean), "\\x{:02x}", static_cast<unsigned char>(c));
+    }
+    return clean;
+}
+
+std::string hex_bytes(std::span<const std::byte> bytes, std::string_view between) {
+    std::string text;
+    for (const std::byte byte : bytes) {
+        if (!text.empty())
+            text += between;
+        fmt::format_to(std::back_inserter(text), "{:02x}", std::to_integer<unsigned>(byte));
+    }
+    return text;
+}
+
+std::string plural(uint64_t count, const char* noun) {
+    return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
+}
+
+// The address of the next instruction to run. In 64-bit code the base of CS does not count (SDM Vol.
+// 3A, 3.4.4).
+GuestLinear instruction_address(const CpuState& state) {
+    if ((state.system.efer & efer_lma) != 0 && state.system.cs.l != 0)
+        return {state.registers.rip};
+    return {(state.system.cs.base + state.registers.rip) & 0xffffffff};
+}
+
+// The privilege level is in SS, also where CS is conforming (SDM Vol. 3C, 25.4.1).
+unsigned privilege_level(const CpuState& state) {
+    return state.system.ss.dpl;
+}
+
+std::optional<std::string> target_symbol(const Violation& violation, const LoadedSymbols& symbols) {
+    std::optional<std::string> name;
+    if (violation.address)
+        name = symbols.at(*violation.address);
+    if (!name && violation.linear)
+        name = symbols.at(*violation.linear);
+    return name;
+}
+
+// "gla:0xffffffff81000010, do_syscall_64+0x10"
+template <typename Address>
+std::string place(Address address, const std::optional<std::string>& symbol, const char* before,
+                  const char* behind) {
+    return symbol ? to_string(address) + before + printable(*symbol) + behind : to_string(address);
+}
+
+std::string heading(const Violation& violation) {
+    const std::string lock = violation.lock
+                                 ? fmt::format("memory locked as {}, {},", words(violation.lock->kind),
+                                               words(violation.lock->policy))
+                                 : std::string("locked memory");
+    switch (violation.source) {
+    case ViolationSource::store:
+        return fmt::format("A store to {} was stopped.", lock);
+    case ViolationSource::emulated_store:
+        return fmt::format("A store to {} was dropped.", lock);
+    case ViolationSource::host_write:
+        return fmt::format("A write by the monitor for the guest to {} was refused.", lock);
+    case ViolationSource::unattributable:
+        break;
+    }
+    return "A memory fault on a protected page that no operand of an instruction explains.";
+}
+
+// "label   text", with the text broken at spaces where a line would get too long.
+void add_line(std::string& report, std::string_view label, std::string_view text) {
+    constexpr size_t room = max_columns - label_columns;
+    do {
+        size_t length = std::min(text.size(), room);
+        if (text.size() > room)
+            if (const size_t space = text.rfind(' ', room); space != std::string_view::npos && space != 0)
+                length = space;
+        fmt::format_to(std::back_inserter(report), "\n  {:<{}}{}", label, label_columns - 2,
+                       text.substr(0, length));
+        text.remove_prefix(length);
+        text.remove_prefix(std::min(text.find_first_not_of(' '), text.size()));
+        label = "";
+    } while (!text.empty());
+}
+
+void add_registers(std::string& report, const CpuState& state) {
+    const kvm_regs& r = state.registers;
+    const kvm_sregs& s = state.system;
+    struct Register {
+        const char* name;
+        uint64_t value;
+    };
+    constexpr size_t columns = 4;
+    const std::array<Register, 6 * columns> registers{{
+        {"rip", r.rip}, {"rsp", r.rsp}, {"rflags", r.rflags}, {"efer", s.efer}, //
+        {"rax", r.rax}, {"rbx", r.rbx}, {"rcx", r.rcx},       {"rdx", r.rdx},   //
+        {"rsi", r.rsi}, {"rdi", r.rdi}, {"rbp", r.rbp},       {"r8", r.r8},     //
+        {"r9", r.r9},   {"r10", r.r10}, {"r11", r.r11},       {"r12", r.r12},   //
+        {"r13", r.r13}, {"r14", r.r14}, {"r15", r.r15},       {"cr0", s.cr0},   //
+        {"cr2", s.cr2}, {"cr3", s.cr3}, {"cr4", s.cr4},       {"cr8", s.cr8},   //
+    }};
+    for (size_t i = 0; i < registers.size(); ++i)
+        fmt::format_to(std::back_inserter(report), "{}{:<6} {:016x}", i % columns == 0 ? "\n  " : " ",
+                       registers.at(i).name, registers.at(i).value);
+    fmt::format_to(std::back_inserter(report),
+                   "\n  {:<6} {:04x}, base {:016x}, {} code\n  {:<6} {:04x}, base {:016x}, CPL {}", "cs",
+                   s.cs.selector, s.cs.base,
+                   (s.efer & efer_lma) != 0 && s.cs.l != 0 ? "64-bit"
+                   : s.cs.db != 0                          ? "32-bit"
+                                                           : "16-bit",
+                   "ss", s.ss.selector, s.ss.base, privilege_level(state));
+}
+
+void add_instruction(std::string& report, const Violation& violation, const LoadedSymbols& symbols) {
+    // Once KVM has emulated the store, RIP and what stands there belong to the next instruction.
+    const bool behind = violation.source == ViolationSource::emulated_store;
+    const std::string bytes = hex_bytes(violation.code, " ");
+    if (!violation.instruction.empty())
+        add_line(report, behind ? "next" : "instruction", printable(violation.instruction));
+    else if (!bytes.empty() && !behind)
+        add_line(report, "instruction", "not known to the decoder");
+    if (!bytes.empty())
+        add_line(report, behind ? "next bytes" : "bytes", bytes);
+    if (!violation.state)
+        return;
+    const GuestLinear address = instruction_address(*violation.state);
+    add_line(report, behind ? "behind it" : "at", place(address, symbols.at(address), ", ", ""));
+    if (behind)
+        add_line(
+            report, "imprecise",
+            "KVM emulated the instruction: RIP is already behind it, its registers may have changed, and "
+            "no exception was raised");
+}
+
+} // namespace
+
+std::string summary(const Violation& violation, const LoadedSymbols& symbols) {
+    std::string line;
+    if (violation.lock)
+        line = fmt::format("{} {}", words(violation.lock->policy), words(violation.lock->kind));
+    if (violation.address)
+        line += fmt::format("{}{}", line.empty() ? "" : " at ",
+                            place(*violation.address, target_symbol(violation, symbols), " (", ")"));
+    if (!line.empty())
+        line += ": ";
+    switch (violation.source) {
+    case ViolationSource::store:
+        line += "store of " + plural(violation.bytes, "byte");
+        break;
+    case ViolationSource::emulated_store:
+        line += "emulated store of " + plural(violation.bytes, "byte");
+        break;
+    case ViolationSource::host_write:
+        line += "write of " + plural(violation.bytes, "byte") + " by the monitor";
+        break;
+    case ViolationSource::unattributable:
+        line += "memory fault that nothing explains";
+        break;
+    }
+    if (violation.vcpu)
+        line += fmt::format(" {} vCPU {}", violation.source == ViolationSource::unattributable ? "on" : "by",
+                            *violation.vcpu);
+    if (violation.state) {
+        const GuestLinear address = instruction_address(*violation.state);
+        line += violation.source == ViolationSource::emulated_store ? " just before " : " at ";
+        line += place(address, symbols.at(address), " (", ")");
+    }
+    if (!violation.instruction.empty() && violation.source != ViolationSource::emulated_store)
+        line += ": " + printable(violation.instruction);
+    if (!violation.detail.empty())
+        line += "; " + printable(violation.detail);
+    return line;
+}
+
+std::string report(const Violation& violation, const LoadedSymbols& symbols) {
+    std::string report = heading(violation);
+    if (!violation.detail.empty())
+        add_line(report, violation.source == ViolationSource::host_write ? "writer" : "reason",
+                 printable(violation.detail));
+    const auto symbol = target_symbol(violation, symbols);
+    if (violation.address)
+        add_line(report, "target", place(*violation.address, symbol, ", ", ""));
+    if (violation.linear)
+        add_line(report, violation.address ? "linear" : "target",
+                 violation.address ? to_string(*violation.linear)
+                                   : place(*violation.linear, symbol, ", ", ""));
+    if (violation.bytes != 0)
+        add_line(report, "size", plural(violation.bytes, "byte"));
+    if (violation.value)
+        add_line(report, "value",
+                 hex_string(*violation.value) + (violation.bytes > 8 ? ", its first 8 bytes" : ""));
+    add_instruction(report, violation, symbols);
+    if (violation.lock) {
+        const Lock& lock = *violation.lock;
+        add_line(report, "lock",
+                 fmt::format("{}, {}, {} from {} to {:#x}", words(lock.kind), words(lock.policy),
+                             format_bytes(lock.range.bytes()), to_string(lock.range.start()),
+                             lock.range.end() - 1));
+    }
+    if (violation.vcpu)
+        add_line(report, "vCPU", std::to_string(*violation.vcpu));
+    if (violation.state)
+        add_registers(report, *violation.state);
+    return report;
+}
+
+EventFields event_fields(const Violation& violation, const LoadedSymbols& symbols) {
+    EventFields fields;
+    const auto add = [&fields](const char* name, EventValue value) {
+        fields.emplace_back(name, std::move(value));
+    };
+    add("source", name_of(violation.source));
+    if (violation.lock) {
+        add("policy", name_of(violation.lock->policy));
+        add("kind", name_of(violation.lock->kind));
+    }
+    if (violation.address)
+        add("gpa", hex_string(violation.address->value));
+    if (violation.linear)
+        add("linear", hex_string(violation.linear->value));
+    if (auto symbol = target_symbol(violation, symbols))
+        add("target_symbol", std::move(*symbol));
+    if (violation.bytes != 0)
+        add("bytes", violation.bytes);
+    if (violation.value)
+        add("value", hex_string(*violation.value));
+    if (violation.vcpu)
+        add("vcpu", uint64_t{*violation.vcpu});
+    if (violation.state) {
+        const GuestLinear address = instruction_address(*violation.state);
+        add("rip", hex_string(violation.state->registers.rip));
+        if (auto symbol = symbols.at(address))
+            add("rip_symbol", std::move(*symbol));
+        add("cpl", uint64_t{privilege_level(*violation.state)});
+    }
+    if (!violation.instruction.empty())
+        add("instruction", violation.instruction);
+    if (!violation.code.empty())
+        add("code", hex_bytes(violation.code, ""));
+    if (violation.lock) {
+        add("lock_start", hex_string(violation.lock->range.start().value));
+        add("lock_bytes", violation.lock->range.bytes());
+    }
+    if (!violation.detail.empty())
+        add("detail", violation.detail);
+    return fields;
+}
+
+} // namespace casemate

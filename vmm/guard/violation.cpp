@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guard/violation.hpp"
+
+namespace casemate {
+
+const char* name_of(ViolationSource source) {
+    switch (source) {
+    case ViolationSource::store:
+        return "store";
+    case ViolationSource::emulated_store:
+        return "emulated_store";
+    case ViolationSource::host_write:
+        return "host_write";
+    case ViolationSource::unattributable:
+        break;
+    }
+    return "unattributable";
+}
+
+} // namespace casemate
