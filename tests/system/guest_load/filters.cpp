@@ -314,7 +314,7 @@ void ebpf_filters(unsigned rounds) {
                              instruction(BPF_LD | BPF_DW, 1, BPF_PSEUDO_MAP_FD, 0, counters), // BPF_IMM
                              instruction(0, 0, 0, 0, 0),
                              instruction(BPF_ALU64 | BPF_MOV | BPF_X, 2, 10, 0, 0),
-                             instruction(BPF_ALU64 | BPF_SUB | BPF_K, 2, 0, 0, 4),
+                             instruction(BPF_ALU64 | BPF_ADD, 2, 0, 0, -4), // BPF_K
                              instruction(BPF_JMP | BPF_CALL, 0, 0, 0, BPF_FUNC_map_lookup_elem),
                              instruction(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 2, 0),
                              instruction(BPF_ALU64 | BPF_MOV | BPF_K, 1, 0, 0, 1),
