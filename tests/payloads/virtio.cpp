@@ -47,6 +47,15 @@ bool VirtioFunction::start(unsigned queue, Rings& rings, uint32_t low_features) 
         word = 0;
     for (volatile uint32_t& word : rings.used)
         word = 0;
+    if (!negotiate(low_features))
+        return false;
+    set_queue(queue, reinterpret_cast<uint64_t>(rings.descriptors),
+              reinterpret_cast<uint64_t>(rings.available), reinterpret_cast<uint64_t>(rings.used));
+    go();
+    return true;
+}
+
+bool VirtioFunction::negotiate(uint32_t low_features) const {
     store<uint8_t>(common + device_status, acknowledge | driver);
     store<uint32_t>(common + device_feature_select, 0);
     const uint32_t offered = load<uint32_t>(common + device_feature);
@@ -55,16 +64,21 @@ bool VirtioFunction::start(unsigned queue, Rings& rings, uint32_t low_features) 
     store<uint32_t>(common + driver_feature_select, 1);
     store<uint32_t>(common + driver_feature, 1); // VERSION_1
     store<uint8_t>(common + device_status, acknowledge | driver | features_ok);
-    if ((status() & features_ok) == 0)
-        return false;
+    return (status() & features_ok) != 0;
+}
+
+void VirtioFunction::set_queue(unsigned queue, uint64_t descriptors, uint64_t available,
+                               uint64_t used) const {
     store<uint16_t>(common + queue_select, static_cast<uint16_t>(queue));
     store<uint16_t>(common + queue_size, ring_size);
-    store<uint64_t>(common + queue_desc, reinterpret_cast<uint64_t>(rings.descriptors));
-    store<uint64_t>(common + queue_driver, reinterpret_cast<uint64_t>(rings.available));
-    store<uint64_t>(common + queue_device, reinterpret_cast<uint64_t>(rings.used));
+    store<uint64_t>(common + queue_desc, descriptors);
+    store<uint64_t>(common + queue_driver, available);
+    store<uint64_t>(common + queue_device, used);
     store<uint16_t>(common + queue_enable, 1);
+}
+
+void VirtioFunction::go() const {
     store<uint8_t>(common + device_status, acknowledge | driver | features_ok | driver_ok);
-    return true;
 }
 
 void VirtioFunction::ring_doorbell(unsigned queue) const {

@@ -362,6 +362,10 @@ private:
         case 0x6a:
             push(stack_operand_bytes(), last_immediate(1, stack_operand_bytes()));
             break;
+        case 0x63: // ARPL; in 64-bit code MOVSXD, a load
+            if (!is_64_bit())
+                to_memory(2);
+            break;
         case 0x6c:
         case 0x6d: // INS
             string(opcode == 0x6c ? 1 : std::min<uint64_t>(operand_bytes(), 4));

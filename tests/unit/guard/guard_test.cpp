@@ -95,8 +95,8 @@ struct Fixture {
     FakeCpu cpu;
 };
 
-constexpr auto features = casemate_attributes(CASEMATE_CALL_FEATURES, 0, 0);
-constexpr auto seal = casemate_attributes(CASEMATE_CALL_SEAL, 0, 0);
+const auto features = casemate_attributes(CASEMATE_CALL_FEATURES, 0, 0);
+const auto seal = casemate_attributes(CASEMATE_CALL_SEAL, 0, 0);
 
 } // namespace
 

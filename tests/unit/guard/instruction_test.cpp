@@ -541,6 +541,7 @@ TEST_CASE("what Capstone 4 does not know, or takes for another instruction, is u
 TEST_CASE("32-bit code adds segment bases and truncates to 32 bits") {
     const CpuState state = state_32();
     check(CODE32("mov [ebx], eax"), state, {{0x7000 + 0x5000, 4, 0xa3a2a1a0}});
+    check(CODE32("arpl [ebx], ax"), state, {{0x7000 + 0x5000, 2, {}}});
     check(CODE32("mov [ebp], eax"), state, {{0x9000 + 0x6000, 4, 0xa3a2a1a0}});
     check(CODE32("mov ds:[ebp], eax"), state, {{0x7000 + 0x6000, 4, 0xa3a2a1a0}});
     check(CODE32("mov es:[ebx], eax"), state, {{0x8000 + 0x5000, 4, 0xa3a2a1a0}});
@@ -614,7 +615,7 @@ TEST_CASE("instruction bytes end where RAM does") {
     CHECK(fetch_instruction(memory, state)[7] == std::byte{15});
     state.registers.rip = 0x10000;
     CHECK(fetch_instruction(memory, state).empty());
-    state.registers.rip = ~0ULL - 3; // wraps in 32 bits, to 0xefffc
+    state.registers.rip = 0xfffffffc; // with the base it wraps in 32 bits, to 0xefffc
     CHECK(fetch_instruction(memory, state).size() == longest_instruction);
 }
 

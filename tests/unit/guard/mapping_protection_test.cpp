@@ -2,18 +2,23 @@
 #include "guard/mapping_protection.hpp"
 
 #include "base/fd.hpp"
+#include "guard/lock_table.hpp"
 #include "memory/layout.hpp"
 
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <charconv>
 #include <cstdio>
+#include <cstring>
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <memory>
+#include <span>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <sys/mman.h>
@@ -276,6 +281,51 @@ TEST_CASE("when a range cannot be given back either, no host write is let throug
     const std::array all{pages_at(0x4000, 3)};
     CHECK(memory->begin_transfer(all, GuestMemory::Direction::into_ram).error() == GuestFault::locked);
     CHECK(memory->fetch<uint32_t>(GuestPhysical{0x5000}) == 0U);
+}
+
+struct TableGate : WriteGate {
+    LockTable table;
+    bool may_write(const GuestRange& range) const override { return table.may_write(range); }
+};
+
+// A write that asks before the lock and lands after mprotect ends this process.
+TEST_CASE("locks published, drained and protected while host threads write let no write through to fault") {
+    constexpr uint64_t pages = 500;
+    auto memory = GuestMemory::create(pages * page_bytes);
+    REQUIRE(memory);
+    TableGate gate;
+    memory->set_write_gate(&gate);
+    MappingProtection protection(*memory, Sealing::never);
+    std::atomic<uint64_t> next = 0; // the page that is locked next: where writes matter
+    std::atomic<int> ready = 0;
+    // Each writer has half of every page; its transfers take as long as a turn of the other threads.
+    const auto write_all = [&](const std::stop_token& stop, uint64_t half) {
+        ++ready;
+        for (uint64_t i = 0; !stop.stop_requested(); ++i) {
+            const GuestRange part = GuestRange::of({next * page_bytes + half}, page_bytes / 2);
+            // Refused when the page is locked just now.
+            (void)memory->store(GuestPhysical{part.start().value + i % 256 * 8}, i).has_value();
+            const auto transfer = memory->begin_transfer({&part, 1}, GuestMemory::Direction::into_ram);
+            std::this_thread::yield();
+            if (transfer)
+                std::memset(transfer->vectors().front().iov_base, 1, transfer->bytes());
+        }
+    };
+    {
+        const std::array writers{std::jthread(write_all, 0), std::jthread(write_all, page_bytes / 2)};
+        while (ready != static_cast<int>(writers.size()))
+            std::this_thread::yield();
+        for (uint64_t page = 0; page < pages - 1; ++page) {
+            std::this_thread::yield();
+            const auto change = gate.table.add({pages_at(page * page_bytes, 1)});
+            REQUIRE(change);
+            memory->drain_writes();
+            REQUIRE(protection.protect(change->newly_locked));
+            next = page + 1;
+        }
+    }
+    CHECK(memory->clear(pages_at(0, pages)).error() == GuestFault::locked);
+    CHECK(gate.table.count() == 1);
 }
 
 } // namespace

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attacks on locks other than by the form of a store: attack=GROUP chooses one.
+#include "attack_locks.hpp"
+
+namespace payload {
+namespace {
+
+struct Group {
+    const char* name;
+    void (*run)();
+};
+constexpr Group groups[] = {
+    {"write_protect", attack_write_protect},
+    {"aliases", attack_aliases},
+    {"frames", attack_frames},
+    {"straddle", attack_straddle},
+    {"harmless", attack_harmless},
+    {"devices", attack_devices},
+    {"paravirt", attack_paravirt},
+    {"hypercalls", attack_hypercalls},
+    {"many_locks", attack_many_locks},
+    {"ring3", attack_ring3},
+    {"reset", attack_reset},
+    {"self", attack_self},
+    {"second_cpu", attack_second_cpu},
+    {"rewriting", attack_rewriting},
+    {"transfer", attack_transfer},
+    {"flood", attack_flood},
+};
+
+} // namespace
+} // namespace payload
+
+void payload_main() {
+    using namespace payload;
+    start_attacks();
+    for (const Group& group : groups)
+        if (command_line_is("attack", group.name)) {
+            group.run();
+            finish_attacks();
+        }
+    print("not ok attack= takes one of:");
+    for (const Group& group : groups) {
+        print(" ");
+        print(group.name);
+    }
+    print("\n");
+    power_off();
+}

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attack 15: what KVM itself writes into guest memory where an MSR says (linux
+// Documentation/virt/kvm/x86/msr.rst), aimed at a page before and after it is locked. Each is first seen to
+// write into a page that is not.
+#include "attack_locks.hpp"
+
+#include <initializer_list>
+
+namespace payload {
+namespace {
+
+constexpr uint32_t kvm_features_leaf = 0x40000001;
+constexpr uint32_t wall_clock_msr = 0x4b564d00;
+constexpr uint32_t system_time_msr = 0x4b564d01;
+constexpr uint32_t async_page_fault_msr = 0x4b564d02;
+constexpr uint32_t steal_time_msr = 0x4b564d03;
+constexpr uint32_t end_of_interrupt_msr = 0x4b564d04;
+constexpr uint32_t async_page_fault_vector_msr = 0x4b564d06;
+constexpr uint8_t vector = 0x40;
+constexpr uint64_t area_bytes = 64;
+
+// One interrupt, taken and acknowledged: for PV EOI, KVM notes in memory that one is in service.
+void take_interrupt() {
+    store<uint32_t>(local_apic + 0x300, 0x44000U | vector);
+    asm volatile("sti\nnop\nnop\nnop\ncli" ::: "memory");
+}
+void acknowledge_interrupt() {
+    store<uint32_t>(local_apic + 0xb0, 0);
+}
+
+void set_wall_clock(uint64_t area) {
+    write_msr(wall_clock_msr, area);
+}
+void set_system_time(uint64_t area) {
+    write_msr(system_time_msr, area | 1);
+}
+void set_steal_time(uint64_t area) {
+    write_msr(steal_time_msr, area | 1);
+}
+// Enabling it makes KVM tell of all pages at once, with a token of all ones at offset 4.
+void set_async_page_fault(uint64_t area) {
+    write_msr(async_page_fault_msr, 0);
+    write_msr(async_page_fault_vector_msr, vector);
+    write_msr(async_page_fault_msr, area | 1 | 8);
+    asm volatile("sti\nnop\nnop\nnop\ncli" ::: "memory");
+    acknowledge_interrupt();
+}
+void set_end_of_interrupt(uint64_t area) {
+    write_msr(end_of_interrupt_msr, area | 1);
+    take_interrupt();
+}
+
+struct Area {
+    const char* name;
+    const char* later_name;
+    unsigned feature; // bit of the KVM leaf's eax
+    uint32_t msr;     // to switch it off with 0; not the wall clock
+    void (*set)(uint64_t area);
+};
+constexpr Area areas[] = {
+    {"wall_clock", "wall_clock_then_lock", 3, 0, set_wall_clock},
+    {"system_time", "system_time_then_lock", 3, system_time_msr, set_system_time},
+    {"async_page_fault", "async_page_fault_then_lock", 14, async_page_fault_msr, set_async_page_fault},
+    {"steal_time", "steal_time_then_lock", 5, steal_time_msr, set_steal_time},
+    {"end_of_interrupt", "end_of_interrupt_then_lock", 6, end_of_interrupt_msr, set_end_of_interrupt},
+};
+
+// Zero where KVM writes: it looks at versions and flags, and a token of zero says that the slot is free.
+void prepare(uint64_t page) {
+    fill(page, page_bytes, page_seed);
+    for (uint64_t i = 0; i < area_bytes; ++i)
+        store<uint8_t>(page + i, 0);
+}
+
+bool is_prepared(uint64_t page) {
+    for (uint64_t i = 0; i < area_bytes; ++i)
+        if (load<uint8_t>(page + i) != 0)
+            return false;
+    for (uint64_t i = area_bytes; i < page_bytes; ++i)
+        if (load<uint8_t>(page + i) != static_cast<uint8_t>(i * 0x5b + page_seed))
+            return false;
+    return true;
+}
+
+// Time for KVM to write: exits, and reads of the page.
+bool changes_within(uint64_t page, unsigned patience) {
+    for (unsigned i = 0; i < patience; ++i) {
+        if (!is_prepared(page))
+            return true;
+        (void)in8(com1 + 7);
+    }
+    return false;
+}
+
+void switch_off(const Area& area) {
+    acknowledge_interrupt();
+    if (area.msr != 0)
+        (void)catch_exceptions([&] { write_msr(area.msr, 0); });
+}
+
+void attempt_area(const Area& area, bool lock_later) {
+    const char* const name = lock_later ? area.later_name : area.name;
+    if (!wanted(15, name))
+        return;
+    if ((cpuid(kvm_features_leaf).eax >> area.feature & 1) == 0)
+        return print_skipped(15, name, "no_such_feature");
+    const uint64_t proof = take_pages(1);
+    prepare(proof);
+    const Caught refused = catch_exceptions([&] { area.set(proof); });
+    const bool writes = changes_within(proof, 200);
+    if (refused.happened || !writes) {
+        switch_off(area);
+        return print_skipped(15, name, refused.happened ? "msr_refused" : "never_seen_to_write");
+    }
+    const uint64_t page = take_pages(1);
+    prepare(page);
+    Caught caught;
+    if (lock_later) {
+        switch_off(area);
+        area.set(page);
+        if (!changes_within(page, 200)) {
+            switch_off(area);
+            return print_skipped(15, name, "never_seen_to_write");
+        }
+        // Still switched on; nothing in service, and room for a new token.
+        while ((load<uint32_t>(local_apic + 0x100 + 0x10UL * (vector / 32)) >> (vector % 32) & 1) != 0)
+            acknowledge_interrupt();
+        (void)in8(com1 + 7);
+        prepare(page);
+        lock_pages(page, 1);
+        // What is there now must stay.
+        alignas(8) static uint8_t before[page_bytes];
+        memcpy(before, reinterpret_cast<const void*>(page), page_bytes);
+        bool changed = false;
+        // Some areas KVM takes back at the next exit, whoever caused it.
+        for (unsigned tries = 0; tries < 20 && !changed && !caught.happened; ++tries) {
+            caught = catch_exceptions([&] { area.set(page); });
+            for (unsigned i = 0; i < 10 && !changed; ++i) {
+                for (uint64_t at = 0; at < page_bytes; ++at)
+                    changed |= load<uint8_t>(page + at) != before[at];
+                (void)in8(com1 + 7);
+            }
+            acknowledge_interrupt();
+        }
+        switch_off(area);
+        return print_judged(15, name, changed, caught, 0);
+    }
+    switch_off(area);
+    lock_pages(page, 1);
+    bool changed = false;
+    for (unsigned tries = 0; tries < 20 && !changed && !caught.happened; ++tries) {
+        caught = catch_exceptions([&] { area.set(page); });
+        changed = changes_within(page, 10);
+        acknowledge_interrupt();
+    }
+    switch_off(area);
+    print_judged(15, name, changed || !is_prepared(page), caught, 0);
+}
+
+} // namespace
+
+void attack_paravirt() {
+    enable_local_apic();
+    for (const Area& area : areas)
+        for (const bool lock_later : {false, true})
+            attempt_area(area, lock_later);
+}
+
+} // namespace payload
