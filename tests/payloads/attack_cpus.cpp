@@ -214,7 +214,7 @@ constexpr uint64_t variants[] = {
     code(0x0789489090, 5), // the store, two bytes on
     code(0xaa, 1),         // stosb
     code(0x07110f, 3),     // movups [rdi], xmm0
-    code(0xffffff, 0),     // ret
+    code(0, 0),            // ret
 };
 static_assert(variants[0] == 0x90909090c3078948);
 
@@ -246,6 +246,8 @@ void attack_rewriting() {
     rewriting.stop = false;
     rewriting.written = 0;
     store<uint64_t>(rewriting.code, variants[0]);
+    // For who was past the old ret when the new one came before it.
+    store<uint64_t>(rewriting.code + 8, code(0, 0));
     if (!start_second_cpu(rewrite_loop, nullptr))
         return print_skipped(10, "rewritten_instruction", "no_second_cpu");
     uint64_t faults = 0;
