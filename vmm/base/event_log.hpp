@@ -64,12 +64,12 @@ private:
     uint64_t m_dropped = 0;
 };
 
-// Lets a burst through and then one a tenth of a second; what it holds back is counted. Not thread-safe.
+// Lets a burst through and then one a second; what it holds back is counted. Not thread-safe.
 class RateLimit {
 public:
     using Clock = std::chrono::steady_clock;
     static constexpr unsigned burst = 1024;
-    static constexpr std::chrono::milliseconds interval{100};
+    static constexpr std::chrono::milliseconds interval{1000};
     // Whether the event may pass; then `suppressed` is how many were held back since the last that did.
     struct Pass {
         bool passes = false;

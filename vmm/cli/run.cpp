@@ -52,7 +52,7 @@ public:
                 m_log.host("power button pressed; another signal ends the guest at once");
                 machine.press_power_button();
             } else {
-                machine.end({EndReason::power_off, "ended by a second signal"});
+                machine.end({EndReason::host_request, "ended by a second signal"});
             }
         }
     }
@@ -88,7 +88,7 @@ Result<MachineEnd> run_machine(const RunOptions& options, const Log& log) {
     std::unique_ptr<Machine> machine;
     const auto console = TRY(
         Console::create(*loop, terminal, log,
-                        {.quit = [&machine] { machine->end({EndReason::power_off, "ended by Ctrl-A x"}); },
+                        {.quit = [&machine] { machine->end({EndReason::host_request, "ended by Ctrl-A x"}); },
                          .press_power_button = [&machine] { machine->press_power_button(); }}));
     machine = TRY(Machine::create(options.config, log, *loop, *console));
 

@@ -17,7 +17,7 @@ namespace {
 // A lost race explains a fault the next time, or the time after; a real one never does.
 constexpr unsigned max_retries = 32;
 
-// Every pair of lock and policy is told once; a guest that locks RAM page by page must not fill the disk.
+// A guest that locks RAM page by page must not fill the disk.
 constexpr uint64_t max_lock_events = 4096;
 
 constexpr uint64_t refusal(uint64_t error) {
@@ -75,15 +75,19 @@ uint64_t Guard::lock(const GuestCpu& cpu, const Lock& lock) {
         return refusal(change.error() == LockRefusal::lowers_policy ? CASEMATE_EPERM : CASEMATE_E2BIG);
     // The table shows the lock by now, so no new host-side write can begin. Those that asked before must land
     // before the pages become unwritable for this process too.
-    m_parts.memory.drain_writes();
+    if (!m_parts.memory.drain_writes()) {
+        m_table.undo(*change); // the machine is ending
+        return refusal(CASEMATE_EPERM);
+    }
     if (const auto done = m_parts.protection.protect(change->newly_locked); !done) {
         m_table.undo(*change);
-        m_parts.log.host(done.error().message());
+        m_parts.log.guest(m_protect_site, done.error().message());
         return refusal(CASEMATE_E2BIG);
     }
     if (lock.kind == LockKind::text && !m_text_locked.exchange(true))
         note_text(cpu);
-    if (m_lock_events++ < max_lock_events)
+    const bool changed = change->sequence != 0;
+    if (changed && ++m_lock_changes <= max_lock_events)
         m_parts.events.write("lock", {{"gpa", hex_string(lock.range.start().value)},
                                       {"bytes", lock.range.bytes()},
                                       {"kind", std::string(name_of(lock.kind))},
@@ -95,8 +99,9 @@ uint64_t Guard::lock(const GuestCpu& cpu, const Lock& lock) {
 uint64_t Guard::seal() {
     if (m_sealed.exchange(true))
         return 0;
-    m_parts.events.write("sealed",
-                         {{"locks", uint64_t{m_table.count()}}, {"locked_bytes", m_table.locked_bytes()}});
+    m_parts.events.write("sealed", {{"locks", uint64_t{m_table.count()}},
+                                    {"locked_bytes", m_table.locked_bytes()},
+                                    {"lock_changes", m_lock_changes}});
     return 0;
 }
 
@@ -146,7 +151,9 @@ std::optional<GuardEnd> Guard::store_fault(const GuestCpu& cpu, Unexplained unex
         own.rcx = registers.rcx;
         if (++own.retries > max_retries)
             return give_up(std::move(violation), found.reason);
-        return std::nullopt;
+        violation.source = ViolationSource::unattributable;
+        violation.detail = found.reason + "; tried again";
+        return judge(violation);
     }
     own.retries = 0;
     violation.lock = found.hit->lock;

@@ -95,7 +95,7 @@ private:
     uint64_t lock(const GuestCpu& cpu, const Lock& lock);
     uint64_t seal();
     void note_text(const GuestCpu& cpu);
-    // Counts and records a store to a lock, and says whether it ends the machine.
+    // Counts and records a refused store, and says whether it ends the machine.
     std::optional<GuardEnd> judge(const Violation& violation) const;
     GuardEnd give_up(Violation violation, std::string why) const;
     // Writes event and message, if not too many came lately or it is the last; returns the symbols to report
@@ -108,9 +108,10 @@ private:
     std::atomic<bool> m_sealed = false;
     std::atomic<bool> m_text_locked = false;
 
-    std::mutex m_call_mutex; // one LOCK, SEAL or FEATURES at a time; guards m_tables_enforced, m_lock_events
+    std::mutex m_call_mutex; // one LOCK, SEAL or FEATURES at a time; guards m_tables_enforced, m_lock_changes
     std::optional<bool> m_tables_enforced;
-    uint64_t m_lock_events = 0;
+    uint64_t m_lock_changes = 0; // LOCKs that locked or raised something
+    LogSite m_protect_site;
 
     // Of one vCPU, used on its thread only.
     struct PerCpu {

@@ -8,8 +8,9 @@
 namespace casemate {
 
 enum class EndReason {
-    power_off,           // ACPI S5, or the user asked twice
+    power_off,           // ACPI S5
     reboot,              // reset register, keyboard controller
+    host_request,        // the user did not wait for the guest
     host_failure,        // KVM or the host refused something
     guest_panic,         // reported through pvpanic
     triple_fault,        // the guest's last exception could not be delivered
@@ -37,6 +38,7 @@ constexpr int usage_status = 2;
 constexpr std::array exit_statuses{
     ExitStatus{EndReason::power_off, 0, "power_off", "the guest powered off"},
     ExitStatus{EndReason::reboot, 0, "reboot", "the guest asked for a reboot"},
+    ExitStatus{EndReason::host_request, 0, "host_request", "the user ended the guest"},
     ExitStatus{EndReason::host_failure, 1, "host_failure", "the host or the monitor failed"},
     ExitStatus{EndReason::guest_panic, 10, "guest_panic", "the guest kernel panicked"},
     ExitStatus{EndReason::triple_fault, 10, "triple_fault", "the guest triple-faulted"},
@@ -51,7 +53,7 @@ constexpr const ExitStatus& exit_status(EndReason reason) {
     for (const ExitStatus& entry : exit_statuses)
         if (entry.reason == reason)
             return entry;
-    return exit_statuses[2];
+    return exit_statuses[3];
 }
 
 } // namespace casemate

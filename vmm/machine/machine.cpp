@@ -262,6 +262,8 @@ Result<void> Machine::start() {
         start_threads();
     } catch (const std::system_error& failure) {
         stop_threads();
+        report_end(
+            {.reason = EndReason::host_failure, .detail = "the machine's threads could not be started"});
         return fail(Error::system("start the machine's threads", failure.code().value())
                         .hint("raise the limit on processes"));
     }
@@ -325,6 +327,7 @@ void Machine::report_end(const MachineEnd& end) {
 
 void Machine::stop_threads() {
     m_stopping = true;
+    m_memory.abandon_drains();
     for (size_t i = 0; i < m_vcpu_threads.size(); ++i) {
         // The flag catches a thread that is about to enter KVM_RUN, the signal one that is inside.
         m_vcpus[i].request_exit(true);

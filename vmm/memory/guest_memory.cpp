@@ -27,12 +27,23 @@ WriteTicket::~WriteTicket() {
     writers.notify_all();
 }
 
-void GuestMemory::drain_writes() const {
+bool GuestMemory::drain_writes() const {
     // Twice: a writer may have read the generation before a flip and counted itself after it.
     for (int flip = 0; flip < 2; ++flip) {
         const std::atomic<uint32_t>& writers = m_writers[m_generation.fetch_xor(1)];
-        while (const uint32_t count = writers.load())
+        while (const uint32_t count = writers.load()) {
+            if ((count & abandoned) != 0)
+                return false;
             writers.wait(count);
+        }
+    }
+    return true;
+}
+
+void GuestMemory::abandon_drains() const {
+    for (std::atomic<uint32_t>& writers : m_writers) {
+        writers.fetch_or(abandoned);
+        writers.notify_all();
     }
 }
 

@@ -133,11 +133,15 @@ public:
     // All ranges are checked, or none is granted. Adjacent ranges are not merged; empty ones are left out.
     GuestResult<Transfer> begin_transfer(std::span<const GuestRange> ranges, Direction direction) const;
     // Host-side writes and transfers into RAM that have begun and not ended.
-    uint32_t writes_in_flight() const { return m_writers[0].load() + m_writers[1].load(); }
+    uint32_t writes_in_flight() const {
+        return (m_writers[0].load() & ~abandoned) + (m_writers[1].load() & ~abandoned);
+    }
     // Returns when every write that may have asked the gate before this call has landed. Later ones do not
     // prolong it. For whoever narrows the gate: publish first, then drain. One caller at a time, who holds no
-    // ticket of its own.
-    void drain_writes() const;
+    // ticket of its own. False when abandon_drains() was called: writes may still be under way.
+    bool drain_writes() const;
+    // Ends the drain under way and every later one: for a machine that ends while a transfer is stuck.
+    void abandon_drains() const;
 
     // A sealed page stays, with its contents, until the process ends: nothing can unmap it, also not the
     // destructor. That is for processes that end with their machine, or lock little.
@@ -177,6 +181,8 @@ private:
     std::atomic<bool> m_unknown_read_only = false;
     // Two generations of writers, as in sleepable RCU (linux v6.12 kernel/rcu/srcutree.c): new writers join
     // the current one, so the other can only fall.
+    // The top bit is abandon_drains()'s.
+    static constexpr uint32_t abandoned = 1U << 31U;
     mutable std::array<std::atomic<uint32_t>, 2> m_writers{};
     mutable std::atomic<uint32_t> m_generation = 0;
 };

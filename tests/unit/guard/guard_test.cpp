@@ -295,3 +295,29 @@ TEST_CASE("a lock waits for transfers under way and lets none begin") {
     locker.join();
     CHECK(f.protection.ranges.size() == 1);
 }
+
+TEST_CASE("a lock that waits for a stuck transfer is given up when the machine ends") {
+    Fixture f;
+    const std::array ranges{GuestRange::of(page, page_bytes)};
+    auto transfer = f.memory.begin_transfer(ranges, GuestMemory::Direction::into_ram);
+    REQUIRE(transfer);
+    std::thread locker([&] { CHECK(f.lock() < 0); });
+    while (f.memory.begin_transfer(ranges, GuestMemory::Direction::into_ram)) // until the lock waits
+        std::this_thread::yield();
+    f.memory.abandon_drains();
+    locker.join();
+    CHECK(f.protection.ranges.empty());
+    CHECK(f.memory.writes_in_flight() == 1);
+}
+
+TEST_CASE("faults that nothing explains count as violations, wherever they are") {
+    Fixture f({.max_violations = 3});
+    REQUIRE(f.lock() == 0);
+    f.put({0x90, 0x90});
+    for (unsigned i = 0; i < 2; ++i) {
+        CHECK(!f.guard.store_fault(f.cpu, Guard::Unexplained::retry));
+        ++f.cpu.registers().rcx; // another instruction each time
+    }
+    CHECK(must_be(f.guard.store_fault(f.cpu, Guard::Unexplained::retry)).reason ==
+          GuardEnd::Reason::too_many_violations);
+}
