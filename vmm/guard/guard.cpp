@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 #include <fmt/core.h>
+#include <tuple>
 #include <utility>
 #include <variant>
 
@@ -69,14 +70,14 @@ uint64_t Guard::lock(const GuestCpu& cpu, const Lock& lock) {
         return refusal(CASEMATE_EFAULT);
     if (lock.kind == LockKind::page_table && !tables_enforced())
         return refusal(CASEMATE_EOPNOTSUPP);
-    auto change = m_table.add(lock);
+    const auto change = m_table.add(lock);
     if (!change)
         return refusal(change.error() == LockRefusal::lowers_policy ? CASEMATE_EPERM : CASEMATE_E2BIG);
     // The table shows the lock by now, so no new host-side write can begin. Those that asked before must land
     // before the pages become unwritable for this process too.
     m_parts.memory.drain_writes();
     if (const auto done = m_parts.protection.protect(change->newly_locked); !done) {
-        m_table.undo(std::move(*change));
+        m_table.undo(*change);
         m_parts.log.host(done.error().message());
         return refusal(CASEMATE_E2BIG);
     }
@@ -166,7 +167,7 @@ std::optional<GuardEnd> Guard::emulated_store(const GuestCpu& cpu, GuestPhysical
     const auto lock = range ? m_table.find(*range) : std::nullopt;
     if (!lock) {
         // Not locked, or no longer refused: the guest gets what it asked for.
-        (void)m_parts.memory.write(address, data);
+        std::ignore = m_parts.memory.write(address, data);
         return std::nullopt;
     }
     Violation violation{.source = ViolationSource::emulated_store,
@@ -197,7 +198,7 @@ void Guard::refused(const GuestRange& range) const {
 
 std::optional<GuardEnd> Guard::judge(const Violation& violation) const {
     const uint64_t number = ++m_violations;
-    const bool fatal = violation.lock->policy == LockPolicy::die_on_write;
+    const bool fatal = violation.lock && violation.lock->policy == LockPolicy::die_on_write;
     const bool too_many = m_options.max_violations != 0 && number >= m_options.max_violations;
     const LoadedSymbols symbols = record(violation, fatal || too_many);
     if (fatal)

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <fmt/core.h>
 #include <span>
+#include <tuple>
 
 namespace casemate {
 namespace {
@@ -44,7 +45,7 @@ std::optional<MachineEnd> handle_memory_access(kvm_run& run, const VcpuContext& 
     if (range && context.ram.is_ram(*range)) {
         if (run.mmio.is_write != 0)
             return to_machine_end(context.guard.emulated_store(cpu, address, data));
-        (void)context.ram.read(*range, data);
+        std::ignore = context.ram.read(*range, data);
     } else if (run.mmio.is_write != 0) {
         context.memory.write(address.value, data);
     } else {

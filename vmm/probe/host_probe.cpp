@@ -18,6 +18,7 @@
 #include <string_view>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <tuple>
 #include <unistd.h>
 
 namespace casemate {
@@ -306,7 +307,7 @@ std::optional<int> io_uring_policy() {
 TableEnforcement probe_table_enforcement(const System& system) {
     HostReport report;
     // A probe that fails leaves "not tolerated".
-    (void)probe_mapping_walk(system, report);
+    std::ignore = probe_mapping_walk(system, report);
     return table_enforcement(report);
 }
 
