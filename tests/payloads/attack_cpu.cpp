@@ -227,13 +227,21 @@ void attack_frames() {
         map_page(alias_area, data, flags);
         const uint64_t table = table_of(alias_area);
         lock_pages(table, 1);
+        const auto entry = load<uint64_t>(table); // only what changes from here on counts
         const Caught caught = catch_exceptions([write] {
             if (write)
                 store<uint64_t>(alias_area, 1);
             else
                 (void)load<uint64_t>(alias_area);
         });
-        print_judged(11, form, load<uint64_t>(table) != (data | flags), caught, 0);
+        print_judged(11, form, load<uint64_t>(table) != entry, caught, 0);
+        print("# entry ");
+        print_hex(data | flags);
+        print(" at the lock ");
+        print_hex(entry);
+        print(" now ");
+        print_hex(load<uint64_t>(table));
+        print("\n");
     }
 }
 

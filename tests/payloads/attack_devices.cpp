@@ -346,7 +346,8 @@ void attack_transfer() {
             longest = time_stamp() - begin;
             continue;
         }
-        const uint64_t delay = random.below(longest + longest / 4);
+        // Short delays more often: what lies between the request and its answer is short too.
+        const uint64_t delay = random.below((longest >> random.below(6)) + 1);
         while (time_stamp() - begin < delay)
             pause();
         if (!queue.is_done())

@@ -228,10 +228,11 @@ bool command_line_names(const char* name) {
 
 bool command_line_is(const char* name, const char* value) {
     const char* at = find_word(name);
-    if (at == nullptr || *at++ != '=' || !starts_with(at, value))
+    if (at == nullptr || *at != '=')
         return false;
-    while (*value != 0)
-        ++value, ++at;
+    for (++at; *value != 0; ++at, ++value)
+        if (*at != *value)
+            return false;
     return *at == 0 || *at == ' ';
 }
 

@@ -102,7 +102,8 @@ Attribution attribute_store(const GuestMemory& memory, const CpuState& state, co
     result.code.resize(decoded->length);
     result.instruction = std::move(decoded->text);
     if (decoded->stores.empty()) {
-        result.reason = "the instruction stores nothing";
+        result.reason =
+            "the instruction stores nothing itself; an event's frame or a table's accessed bit may have been";
         return result;
     }
     Search search(memory, state, find_lock);

@@ -172,9 +172,11 @@ private:
     }
 
     bool take_opcode() {
-        const auto first = *peek();
-        if ((first == 0xc4 || first == 0xc5) && next_starts_vector_prefix())
-            return take_vex();
+        const uint8_t first = peek().value_or(0); // there is one: take_prefixes() saw it
+        if ((first == 0xc4 || first == 0xc5) && next_starts_vector_prefix()) {
+            ++m_at;
+            return take_vex(first == 0xc4);
+        }
         if (first == 0x62 && next_starts_vector_prefix())
             return false;
         const auto next = peek(1);
@@ -205,10 +207,9 @@ private:
     }
 
     // SDM Vol. 2A, 2.3.5 "The VEX Prefix". Prefixes that are #UD before it: LOCK, 66, F2, F3, REX.
-    bool take_vex() {
+    bool take_vex(bool three_bytes) {
         if (m_lock || m_encoding.operand_size_prefix || m_encoding.repeat || m_encoding.has_rex)
             return false;
-        const bool three_bytes = *take() == 0xc4;
         const auto second = take();
         const auto third = three_bytes ? take() : second;
         const auto opcode = take();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guard/instruction.hpp"
 
+#include "guard/capstone_x86_only.hpp"
 #include "guard/encoding.hpp"
 #include "guard/page_walk.hpp"
 #include "guard/store_finder.hpp"
@@ -27,7 +28,7 @@ CodeSize code_size(const CpuState& state) {
     return system.cs.db != 0 ? CodeSize::bits_32 : CodeSize::bits_16;
 }
 
-cs_mode capstone_mode(CodeSize size) {
+size_t capstone_mode(CodeSize size) {
     switch (size) {
     case CodeSize::bits_16:
         return CS_MODE_16;
@@ -77,11 +78,9 @@ Decoder::~Decoder() {
 std::optional<DecodedInstruction> Decoder::decode(std::span<const std::byte> bytes,
                                                   const CpuState& state) const {
     const CodeSize size = code_size(state);
-    if (m_handle == 0 && cs_open(CS_ARCH_X86, CS_MODE_64, &m_handle) != CS_ERR_OK) {
-        m_handle = 0;
-        return std::nullopt;
-    }
-    if (cs_option(m_handle, CS_OPT_MODE, static_cast<size_t>(capstone_mode(size))) != CS_ERR_OK)
+    if (m_handle == 0)
+        m_handle = open_capstone();
+    if (m_handle == 0 || cs_option(m_handle, CS_OPT_MODE, capstone_mode(size)) != CS_ERR_OK)
         return std::nullopt;
 
     // cs_disasm_iter() takes uint8_t; std::byte may alias it.

@@ -362,6 +362,10 @@ private:
         case 0x6a:
             push(stack_operand_bytes(), last_immediate(1, stack_operand_bytes()));
             break;
+        case 0x63: // ARPL; in 64-bit code MOVSXD, a load
+            if (!is_64_bit())
+                to_memory(2);
+            break;
         case 0x6c:
         case 0x6d: // INS
             string(opcode == 0x6c ? 1 : std::min<uint64_t>(operand_bytes(), 4));
@@ -665,7 +669,7 @@ private:
             to_memory(512);
             return true;
         case 3:
-            to_memory(4, m_state.fpu.mxcsr);
+            to_memory(4); // KVM_GET_FPU leaves MXCSR out
             return true;
         case 4:
             xsave();
@@ -785,7 +789,7 @@ private:
             return !m_encoding.wide;
         case 0xae:
             if (m_encoding.extension() == 3)
-                to_memory(4, m_state.fpu.mxcsr);
+                to_memory(4); // as STMXCSR
             break;
         case 0xd6:
             to_memory_from_xmm(8);

@@ -72,7 +72,6 @@ inline CpuState state_64() {
             state.fpu.xmm[i][j] = static_cast<uint8_t>(i << 4U | j);
     state.fpu.fcw = 0x37f;
     state.fpu.fsw = 0x3800;
-    state.fpu.mxcsr = 0x1f80;
     return state;
 }
 

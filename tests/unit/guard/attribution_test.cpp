@@ -135,7 +135,7 @@ TEST_CASE("nothing explains the fault: each reason") {
     CHECK(none.reason == "none of its stores is to locked memory");
     CHECK(none.instruction == "mov qword ptr [rbx], rax");
     const auto load = guest.run(CODE64("mov rax, [rbx]"));
-    CHECK(load.reason == "the instruction stores nothing");
+    CHECK(load.reason.starts_with("the instruction stores nothing"));
     CHECK(load.code.size() == 3);
     const auto strange = guest.run(CODE64("movdiri [rbx], rax"));
     CHECK(strange.reason == "the decoder does not know the instruction");
@@ -198,7 +198,7 @@ TEST_CASE("the rest of a run counts when the next element explains nothing") {
     CHECK(found.hit->linear.value == base + 0x1fff);
     CHECK(found.hit->address.value == 0x101fff);
     guest.state.registers.rcx = 0;
-    CHECK(guest.attribute().reason == "the instruction stores nothing");
+    CHECK(guest.attribute().reason.starts_with("the instruction stores nothing"));
 }
 
 TEST_CASE("an endless run costs a bounded number of page walks") {

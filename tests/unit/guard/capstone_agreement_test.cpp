@@ -254,5 +254,11 @@ TEST_CASE("every form of an address agrees with Capstone's operands") {
     }
 }
 
+TEST_CASE("Capstone's other architectures are not linked in") {
+    csh handle = 0;
+    CHECK(cs_open(CS_ARCH_ARM, CS_MODE_ARM, &handle) == CS_ERR_ARCH);
+    CHECK(cs_open(CS_ARCH_PPC, CS_MODE_64, &handle) == CS_ERR_ARCH);
+}
+
 } // namespace
 } // namespace casemate

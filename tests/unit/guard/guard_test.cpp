@@ -204,7 +204,10 @@ TEST_CASE("the last violation allowed ends the machine") {
 TEST_CASE("a fault that nothing explains is tried again, but not for ever") {
     Fixture f;
     REQUIRE(f.lock() == 0);
-    f.put({0x90, 0x90});
+    SUBCASE("nothing is stored") { f.put({0x90, 0x90}); }
+    SUBCASE("the decoder does not know the store") { f.put({0x0f, 0x38, 0xf9, 0x18}); } // movdiri [eax], ebx
+    SUBCASE("the store is elsewhere") { f.cpu.registers().rax = page.value + page_bytes; }
+    SUBCASE("the instruction is not in RAM") { f.cpu.registers().rip = 3_GiB; }
     unsigned tries = 0;
     std::optional<GuardEnd> end;
     while (!end && ++tries < 1000)

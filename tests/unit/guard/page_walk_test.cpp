@@ -162,6 +162,12 @@ TEST_CASE("PAE paging") {
     CHECK_FALSE(tables.at(0xfffff123));
     tables.put(root + 0x2000, 511, 0x7000 | all);
     CHECK(tables.at(0xfffff123));
+    for (const unsigned bit : {52U, 62U}) {
+        tables.put(root + 0x1000, 511, (root + 0x2000) | all | 1ULL << bit);
+        CHECK_FALSE(tables.at(0xfffff123));
+    }
+    tables.put(root + 0x1000, 511, (root + 0x2000) | all);
+    CHECK(tables.at(0xfffff123));
     for (const unsigned bit : {1U, 2U, 5U, 8U, 52U, 63U}) {
         tables.put(root + 0x20, 3, (root + 0x1000) | present | 1ULL << bit);
         CHECK_FALSE(tables.at(0xfffff123));

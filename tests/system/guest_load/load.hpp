@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the steps of guest-load share: how they are listed, how they fail, and children that end as told.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <span>
+
+namespace load {
+
+struct Step {
+    const char* name;
+    void (*run)(unsigned rounds);
+};
+
+// Each file's steps.
+std::span<const Step> process_steps();
+std::span<const Step> memory_steps();
+std::span<const Step> filter_steps();
+std::span<const Step> container_steps();
+std::span<const Step> file_steps();
+
+// Says what failed, with errno when it is set, and ends this process with status 1.
+[[noreturn, gnu::format(printf, 1, 2)]] void fail(const char* format, ...);
+
+// A system call's result, which has to be 0 or more.
+template <typename T>
+T must(const char* call, T result) {
+    if (result < 0)
+        fail("%s", call);
+    return result;
+}
+
+// Fails, without errno, unless `held`.
+inline void check(bool held, const char* what) {
+    if (held)
+        return;
+    errno = 0;
+    fail("%s", what);
+}
+
+inline constexpr int exited(int status) {
+    return status << 8;
+}
+// Waits for the end of `child`, which has to be `want` as waitpid(2) tells it.
+void expect_end(pid_t child, int want);
+
+// Runs `body` in a new process, which then ends with status 0 if `body` has not ended it.
+template <typename F>
+pid_t start_child(F body);
+[[noreturn]] void end_child(int status);
+pid_t fork_child();
+
+template <typename F>
+pid_t start_child(F body) {
+    const pid_t child = fork_child();
+    if (child == 0) {
+        body();
+        end_child(0);
+    }
+    return child;
+}
+
+template <typename F>
+void in_child(F body, int want = 0) {
+    expect_end(start_child(body), want);
+}
+
+// A whole small file, read from its start; `buffer` ends with a zero. The number of bytes, or -1 and errno.
+ssize_t read_file(const char* path, std::span<char> buffer);
+// One write(2) of the whole text to an existing file.
+bool write_file(const char* path, const char* text);
+
+// How this program is run again: its path and the word for "end with this status".
+inline constexpr const char* self = "/proc/self/exe";
+inline constexpr const char* answer_word = "answer";
+
+} // namespace load
