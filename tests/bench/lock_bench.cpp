@@ -93,7 +93,7 @@ Result<void> measure(uint64_t locks) {
 int main() {
     std::printf("%7s %10s %10s %11s %12s %8s\n", "locks", "lookup ns", "add ns", "table KiB", "mprotect ns",
                 "areas");
-    for (const uint64_t locks : {1, 100, 10000})
+    for (const uint64_t locks : {uint64_t{1}, uint64_t{100}, uint64_t{10000}})
         if (const auto measured = measure(locks); !measured) {
             std::fprintf(stderr, "lock_bench: %s\n", measured.error().message().c_str());
             return 1;

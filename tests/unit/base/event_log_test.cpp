@@ -283,6 +283,7 @@ TEST_CASE("lines of several threads do not mix") {
     auto log = EventLog::open(path_of(file).c_str());
     REQUIRE(log);
     std::vector<std::thread> threads;
+    threads.reserve(4);
     for (uint64_t thread = 0; thread < 4; ++thread)
         threads.emplace_back([&log, thread] {
             for (uint64_t i = 0; i < 500; ++i)

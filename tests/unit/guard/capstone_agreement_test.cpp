@@ -66,7 +66,7 @@ template <typename F>
 void for_all_opcodes(F take) {
     constexpr std::array<uint8_t, 15> legacy_prefixes{0x0f, 0x26, 0x2e, 0x36, 0x3e, 0x62, 0x64, 0x65,
                                                       0x66, 0x67, 0xc4, 0xc5, 0xf0, 0xf2, 0xf3};
-    for (unsigned modrm : {0x03U, 0xc3U})
+    for (const unsigned modrm : {0x03U, 0xc3U})
         for (unsigned reg = 0; reg < 8; ++reg)
             for (unsigned map = 0; map < 4; ++map)
                 for (unsigned opcode = 0; opcode < 256; ++opcode)

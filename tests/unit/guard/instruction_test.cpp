@@ -246,16 +246,16 @@ TEST_CASE("pushes and calls store below the stack pointer") {
     pushes(CODE64("push -2"), 8, ~1ULL);
     pushes(CODE64("push 0x12345678"), 8, 0x12345678);
     pushes(CODE64("push -0x12345678"), 8, static_cast<uint64_t>(-0x12345678));
-    pushes(CODE64("pushw 0x1234"), 2, 0x1234);
+    pushes(CODE64(".byte 0x66, 0x68, 0x34, 0x12"), 2, 0x1234);
     pushes(CODE64("pushfq"), 8, 2); // RF is pushed as 0
-    pushes(CODE64("pushfw"), 2, 2);
-    pushes(CODE64("push fs"), 8, 0x33);
-    pushes(CODE64("push gs"), 8, 0x3b);
-    pushes(CODE64("call .+16"), 8, test_rip + 5);
+    pushes(CODE64(".byte 0x66, 0x9c"), 2, 2);
+    pushes(CODE64(".byte 0x0f, 0xa0"), 8, 0x33);
+    pushes(CODE64(".byte 0x0f, 0xa8"), 8, 0x3b);
+    pushes(CODE64(".byte 0xe8, 11, 0, 0, 0"), 8, test_rip + 5);
     pushes(CODE64("call rax"), 8, test_rip + 2);
     pushes(CODE64("call [rbx + 0x10]"), 8, test_rip + 3);
     pushes(CODE64("call fword ptr [rbx]"), 8, (test_rip + 2) % 4_GiB | 0x10ULL << 32U);
-    pushes(CODE64("rex.w call fword ptr [rbx]"), 16, test_rip + 3);
+    pushes(CODE64(".byte 0x48, 0xff, 0x1b"), 16, test_rip + 3);
     pushes(CODE64("enter 0, 0"), 8, 0xffffc90000005000);
     check(CODE64("enter 0x100, 0"), state_64(),
           {{test_rsp - 8, 8, 0xffffc90000005000}, {test_rsp - 8 - 0x100, 8, {}}});
@@ -281,7 +281,7 @@ TEST_CASE("string instructions store the next element, then the rest of the run"
     check(CODE64("movsq"), state, {{test_rdi, 8, {}}});
     check(CODE64("stosw"), state, {{test_rdi, 2, 0xa1a0}});
     check(CODE64("insd"), state, {{test_rdi, 4, {}}});
-    check(CODE64("rex.w insd"), state, {{test_rdi, 4, {}}});
+    check(CODE64(".byte 0x48, 0x6d"), state, {{test_rdi, 4, {}}});
     check(CODE64("insb"), state, {{test_rdi, 1, {}}});
     check(CODE64("rep insw"), state, {{test_rdi, 2, {}}, {test_rdi + 2, 4, {}}});
     check(CODE64("rep stosq"), state, {{test_rdi, 8, 0xa7a6a5a4a3a2a1a0}, {test_rdi + 8, 16, {}}});
@@ -552,11 +552,11 @@ TEST_CASE("32-bit code adds segment bases and truncates to 32 bits") {
     check(CODE32("mov [ebx], ch"), state, {{0xc000, 1, 0xc1}});
     check(CODE32("push eax"), state, {{0x9000 + 0x7ffc, 4, 0xa3a2a1a0}});
     check(CODE32("push ax"), state, {{0x9000 + 0x7ffe, 2, 0xa1a0}});
-    check(CODE32("push es"), state, {{0x9000 + 0x7ffc, 4, 0x2c}});
-    check(CODE32("push cs"), state, {{0x9000 + 0x7ffc, 4, 0x08}});
+    check(CODE32(".byte 0x06"), state, {{0x9000 + 0x7ffc, 4, 0x2c}});
+    check(CODE32(".byte 0x0e"), state, {{0x9000 + 0x7ffc, 4, 0x08}});
     check(CODE32("pusha"), state, {{0x9000 + 0x7fe0, 32, {}}});
     check(CODE32("push -1"), state, {{0x9000 + 0x7ffc, 4, 0xffffffff}});
-    check(CODE32("call .+16"), state, {{0x9000 + 0x7ffc, 4, 0x400005}});
+    check(CODE32(".byte 0xe8, 11, 0, 0, 0"), state, {{0x9000 + 0x7ffc, 4, 0x400005}});
     check(CODE32(".byte 0x9a, 0, 0, 0, 0, 8, 0"), state, {{0x9000 + 0x7ff8, 8, 0x400007 | 0x8ULL << 32U}});
     check(CODE32("movsd"), state, {{0x8000 + 0x7000, 4, {}}});
     check(CODE32("sgdt [ebx]"), state, {{0xc000, 6, 0x7f | 0x1000ULL << 16U}});
@@ -582,7 +582,7 @@ TEST_CASE("16-bit code: real mode, virtual-8086 mode and 16-bit segments") {
     check(CODE16("mov byte ptr es:[0x1234], 1"), state, {{0x40000 + 0x1234, 1, 1}});
     check(CODE16("mov [ebx], eax"), state, {{0x30000 + 0x5000, 4, 0xa3a2a1a0}});
     check(CODE16("push ax"), state, {{0x20000 + 0x7ffe, 2, 0xa1a0}});
-    check(CODE16("call .+16"), state, {{0x20000 + 0x7ffe, 2, 0x1237}});
+    check(CODE16(".byte 0xe8, 13, 0"), state, {{0x20000 + 0x7ffe, 2, 0x1237}});
     check(CODE16("rep stosb"), state, {{0x40000 + 0x7000, 1, 0xa0}, {0x40000 + 0x7001, 0x8fff, {}}});
     check(CODE16("fnsave [bx]"), state, {{0x30000 + 0x5000, 94, {}}});
     state.system.cr0 = 0x11;

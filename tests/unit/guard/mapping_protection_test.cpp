@@ -175,7 +175,7 @@ TEST_CASE("protected pages next to each other share one memory area") {
     MappingProtection protection(*memory);
     const unsigned before = areas_in(memory->regions().front().memory);
     // Odd pages first, then those between.
-    for (const uint64_t first : {1, 0})
+    for (const uint64_t first : {uint64_t{1}, uint64_t{0}})
         for (uint64_t page = first; page < 64; page += 2) {
             const std::array one{pages_at(0x10000 + page * page_bytes, 1)};
             REQUIRE(protection.protect(one));
