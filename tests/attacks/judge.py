@@ -261,7 +261,7 @@ class VmJudge:
         if not outcome and key not in self.console.tried and vm.ended != LOST and len(self.keys) > 1:
             return None
         verdict, why = self.verdict(key, case, baseline, outcome, detail)
-        expected = case.expected(vm.policy, self.mode)
+        expected = case.expected(vm.policy, self.mode, vm.lane)
         event = self.record(key, case)
         return Result(
             lane=vm.lane, policy=vm.policy, source=vm.source, number=key[0], name=key[1], verdict=verdict, why=why,
@@ -285,7 +285,7 @@ class VmJudge:
             return WRONG, f"the guest told two outcomes: {self.console.contradictions[key]}"
         if outcome and outcome not in OUTCOMES:
             return WRONG, f"the guest told an unknown outcome: {outcome}"
-        harmless = HARMLESS in case.expected(vm.policy, self.mode).split(" or ") and outcome in case.outcomes
+        harmless = HARMLESS in case.expected(vm.policy, self.mode, vm.lane).split(" or ") and outcome in case.outcomes
         if outcome in CHANGED and not harmless:
             return NOT_STOPPED, detail or CHANGED[outcome]
         if outcome == "skipped":
@@ -333,7 +333,7 @@ class VmJudge:
             return WRONG, "the events do not tell of the machine's end"
         if "status" in end and number(end["status"]) != vm.status:
             return WRONG, f"the events tell of status {end['status']}, and it was {vm.status}"
-        if HARMLESS in case.expected(vm.policy, self.mode).split(" or "):
+        if HARMLESS in case.expected(vm.policy, self.mode, vm.lane).split(" or "):
             return HARMLESS, f"the VM ended with {vm.ending()}"
         return self.proven(case, baseline) or self.recorded(key, case) or self.reported(key, case) or \
             (STOPPED, f"the VM ended with {vm.ending()}")
@@ -366,6 +366,9 @@ class VmJudge:
             return None
         if not self.messages.strip():
             return WRONG, "there is no exit report"
+        if self.vm.status == 22:  # it tells of that fault, not of a store before it
+            return None if "no operand of an instruction explains" in self.messages else \
+                (WRONG, "the exit report does not tell of a fault that nothing explains")
         event = self.record(key, case) or {}
         at = number(event.get("gpa"))
         if at is not None and f"{at:x}" not in self.messages.lower():
@@ -409,7 +412,7 @@ class Matrix:
 def not_reached(suite, vm, key, proofs, mode):
     return Result(lane=vm.lane, policy=vm.policy, source=vm.source, number=key[0], name=key[1], verdict=WRONG,
                   why=f"not tried: {vm.ending()} before it", as_expected=False, not_reached=True, vm=vm.id, ending=vm.ending(),
-                  expected=suite.find(vm.source, *key).expected(vm.policy, mode),
+                  expected=suite.find(vm.source, *key).expected(vm.policy, mode, vm.lane),
                   baseline=proofs.get((vm.lane, vm.source, *key), ""))
 
 

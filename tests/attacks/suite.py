@@ -57,10 +57,10 @@ class Case:
     sample: tuple = ()          # names that stand for all where a VM costs much
     quick: tuple = ()           # names that --quick makes die
 
-    def expected(self, policy, mode):
+    def expected(self, policy, mode, lane):
         words = self.expect
-        if mode == UNENFORCED and UNENFORCED in words:
-            words = words[UNENFORCED]
+        if not isinstance(words, str):
+            words = words.get(lane) or (words.get(UNENFORCED) if mode == UNENFORCED else None) or words
         return words if isinstance(words, str) else words.get(policy, STOPPED)
 
     def statuses(self, policy):
@@ -119,7 +119,7 @@ def check_expectation(what, words):
         return
     check(what, isinstance(words, dict), "not a verdict and not a table of them")
     for key, value in words.items():
-        check(what, key in (*POLICIES, UNENFORCED), f"{key!r} is no policy")
+        check(what, key in (*POLICIES, *TABLE_MODES, UNENFORCED), f"{key!r} is no policy and no lane")
         check_expectation(f"{what}.{key}", value)
 
 

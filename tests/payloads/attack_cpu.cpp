@@ -234,7 +234,12 @@ void attack_frames() {
             else
                 (void)load<uint64_t>(alias_area);
         });
-        print_judged(11, form, load<uint64_t>(table) != entry, caught, 0);
+        const bool changed = load<uint64_t>(table) != entry;
+        // KVM's shadow paging raises this when it cannot set the bit.
+        if (!changed && caught.happened && caught.vector == vector_page_fault)
+            print_outcome(11, form, Outcome::fault, "#PF");
+        else
+            print_judged(11, form, changed, caught, 0);
         print("# entry ");
         print_hex(data | flags);
         print(" at the lock ");

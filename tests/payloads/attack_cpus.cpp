@@ -73,6 +73,7 @@ void race_loop(void*) {
         }
         const Caught caught = catch_exceptions([page] {
             while (race.page == page) {
+                let_host_interrupt();
                 race.counter = race.counter + 1;
                 race.form->run(page, race.counter);
             }
@@ -123,6 +124,7 @@ void run_race(const RaceForm& form, uint64_t rounds, Random& random) {
         // stored.
         uint64_t looks = 10000000;
         while (looks != 0 && !moved && race.done != page) {
+            let_host_interrupt();
             moved = differs(snapshot, at, form.bytes);
             --looks;
         }
@@ -259,6 +261,7 @@ void attack_rewriting() {
     uint64_t done = 0;
     while (done < 100 * rounds && (done < rounds || rewriting.written < rounds || faults < faults_wanted)) {
         ++done;
+        let_host_interrupt();
         const Caught caught = catch_exceptions([page, beside] {
             asm volatile("call *%[code]"
                          :

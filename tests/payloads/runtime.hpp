@@ -130,7 +130,13 @@ inline uint64_t time_stamp() {
     asm volatile("rdtsc" : "=a"(low), "=d"(high));
     return uint64_t{high} << 32 | low;
 }
+// Bochs holds the host's interrupts back after a VM entry with IF=0 until the guest writes IF. Without this,
+// a loop that waits for another CPU keeps that CPU's thread from ever running.
+inline void let_host_interrupt() {
+    asm volatile("cli");
+}
 inline void pause() {
+    let_host_interrupt();
     asm volatile("pause" ::: "memory");
 }
 void spin(uint64_t rounds);

@@ -54,8 +54,8 @@ TEST_CASE("a System.map and a vmlinux name the same places") {
 }
 
 TEST_CASE("a System.map may be unsorted, name modules, and end without a newline") {
-    const std::string text = "ffffffffc0000000 t late\t[a_module]\nffffffff80800000 t below\n" + system_map() +
-                       "ffffffff81000800 T inserted\t[another]\r";
+    const std::string text = "ffffffffc0000000 t late\t[a_module]\nffffffff80800000 t below\n" +
+                             system_map() + "ffffffff81000800 T inserted\t[another]\r";
     const SymbolFile file(text);
     const auto symbols = Symbols::load(file.path().c_str());
     REQUIRE(symbols);
