@@ -1,16 +1,16 @@
-// SPDX-License-Identifier: Apache-2.0
-// Holds a VM with one vCPU that never runs, until it is killed; tests/system/host says why.
-#include <cstdio>
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Holds a VM with one vCPU that never runs, until it is killed; tools/kvm-host-init says why. */
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <stdio.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-int main() {
+int main(void) {
     const int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
     const int vm = ioctl(kvm, KVM_CREATE_VM, 0);
     if (vm < 0 || ioctl(vm, KVM_CREATE_IRQCHIP, 0) < 0 || ioctl(vm, KVM_CREATE_VCPU, 0) < 0) {
-        std::perror("hold-vm");
+        perror("hold-vm");
         return 1;
     }
     for (;;)
