@@ -62,7 +62,7 @@ TEST_CASE("without paging addresses are themselves, below 4 GiB") {
 }
 
 TEST_CASE("4-level paging: 4 KiB, 2 MiB and 1 GiB pages") {
-    Tables tables = four_levels();
+    const Tables tables = four_levels();
     tables.leads(linear_4k, 0x5000, 4_KiB);
     tables.leads(linear_4k + 0xfff, 0x5fff, 4_KiB);
     CHECK_FALSE(tables.at(linear_4k + 0x1000));
@@ -94,7 +94,7 @@ TEST_CASE("rights are those of all levels together") {
 
 TEST_CASE("reserved bits end the walk") {
     CHECK_FALSE(four_levels(all | large).at(linear_4k)); // PS of a PML4E
-    Tables tables = four_levels();
+    const Tables tables = four_levels();
     tables.put(root + 0x2000, 1, 0x600000 | 0x2000 | large | all);
     CHECK_FALSE(tables.at(linear_4k));
     tables.put(root + 0x2000, 1, 0x600000 | large | all);
@@ -117,7 +117,7 @@ TEST_CASE("CR3's PCID, LAM and other bits are no address") {
 }
 
 TEST_CASE("addresses must be canonical") {
-    Tables tables = four_levels();
+    const Tables tables = four_levels();
     CHECK_FALSE(tables.at(linear_4k & ~(1ULL << 63U)));
     CHECK_FALSE(tables.at(linear_4k & ~(1ULL << 48U)));
     CHECK_FALSE(tables.at(0x0000888000201000));
