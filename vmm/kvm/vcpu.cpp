@@ -8,6 +8,7 @@
 #include <fmt/core.h>
 #include <memory>
 #include <sys/ioctl.h>
+#include <vector>
 
 namespace casemate {
 namespace {
@@ -69,15 +70,33 @@ Result<void> Vcpu::set_msrs(std::span<const kvm_msr_entry> msrs) const {
 }
 
 Result<uint64_t> Vcpu::msr(uint32_t index) const {
-    const std::array entry{kvm_msr_entry{.index = index, .reserved = 0, .data = 0}};
-    const auto buffer = make_list<kvm_msrs>(std::span<const kvm_msr_entry>(entry));
+    uint64_t value = 0;
+    TRY(get_msrs({&index, 1}, {&value, 1}));
+    return value;
+}
+
+Result<void> Vcpu::get_msrs(std::span<const uint32_t> indices, std::span<uint64_t> values) const {
+    std::vector<kvm_msr_entry> entries;
+    for (const uint32_t index : indices)
+        entries.push_back({.index = index, .reserved = 0, .data = 0});
+    const auto buffer = make_list<kvm_msrs>(std::span<const kvm_msr_entry>(entries));
     auto* const list = reinterpret_cast<kvm_msrs*>(buffer.get());
-    list->nmsrs = 1;
+    list->nmsrs = static_cast<uint32_t>(entries.size());
     const int done = ioctl(m_fd.get(), KVM_GET_MSRS, list);
-    if (done != 1)
-        return fail(Error::system(fmt::format("KVM_GET_MSRS {:#x} on vCPU {}", index, m_index),
+    // KVM stops at the first MSR that it does not have and returns how many it read.
+    if (done != static_cast<int>(entries.size()))
+        return fail(Error::system(fmt::format("KVM_GET_MSRS {:#x} on vCPU {}",
+                                              indices[done < 0 ? 0 : static_cast<size_t>(done)], m_index),
                                   done < 0 ? errno : EINVAL));
-    return list->entries[0].data;
+    for (size_t i = 0; i < entries.size(); ++i)
+        values[i] = list->entries[i].data;
+    return {};
+}
+
+Result<bool> Vcpu::waits_for_start() const {
+    kvm_mp_state state{};
+    TRY(call(KVM_GET_MP_STATE, "KVM_GET_MP_STATE", &state));
+    return state.mp_state == KVM_MP_STATE_UNINITIALIZED || state.mp_state == KVM_MP_STATE_INIT_RECEIVED;
 }
 
 Result<kvm_fpu> Vcpu::fpu() const {

@@ -25,6 +25,10 @@ public:
     Result<void> set_system_registers(const kvm_sregs& registers) const;
     Result<void> set_msrs(std::span<const kvm_msr_entry> msrs) const;
     Result<uint64_t> msr(uint32_t index) const;
+    // One ioctl for all; `values` has as many as `indices`.
+    Result<void> get_msrs(std::span<const uint32_t> indices, std::span<uint64_t> values) const;
+    // KVM_GET_MP_STATE: whether it waits for INIT or a start-up IPI, and so runs nothing.
+    Result<bool> waits_for_start() const;
     // XMM registers among them. KVM API, KVM_GET_FPU.
     Result<kvm_fpu> fpu() const;
     // Exceptions and interrupts that are being delivered. KVM API, KVM_GET_VCPU_EVENTS.

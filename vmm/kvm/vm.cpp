@@ -26,6 +26,23 @@ Result<void> Vm::enable_capability(uint32_t capability, uint64_t argument) const
     return {};
 }
 
+Result<void> Vm::intercept_msr_writes(std::span<const uint32_t> indices) const {
+    kvm_msr_filter filter{};
+    if (indices.size() > std::size(filter.ranges))
+        return fail(Error(fmt::format("KVM_X86_SET_MSR_FILTER: {} MSRs, KVM takes {} ranges", indices.size(),
+                                      std::size(filter.ranges))));
+    filter.flags = KVM_MSR_FILTER_DEFAULT_ALLOW;
+    uint64_t none_allowed = 0; // KVM reads bitmaps by whole longs
+    for (size_t i = 0; i < indices.size(); ++i)
+        filter.ranges[i] = {.flags = KVM_MSR_FILTER_WRITE,
+                            .nmsrs = 1,
+                            .base = indices[i],
+                            .bitmap = reinterpret_cast<__u8*>(&none_allowed)};
+    if (ioctl(m_fd.get(), KVM_X86_SET_MSR_FILTER, &filter) != 0)
+        return fail(Error::system("KVM_X86_SET_MSR_FILTER", errno));
+    return {};
+}
+
 Result<void> Vm::set_memory_slot(uint32_t slot, GuestPhysical start, uint64_t size_bytes, const void* host,
                                  uint32_t flags) const {
     kvm_userspace_memory_region region{};

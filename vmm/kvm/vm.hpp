@@ -32,6 +32,11 @@ public:
     Result<void> set_memory_slot(uint32_t slot, GuestPhysical start, uint64_t size_bytes, const void* host,
                                  uint32_t flags = 0) const;
 
+    // KVM_X86_SET_MSR_FILTER: from the next entry of each vCPU on, its writes to these end KVM_RUN with
+    // KVM_EXIT_X86_WRMSR. Needs KVM_CAP_X86_USER_SPACE_MSR with KVM_MSR_EXIT_REASON_FILTER enabled. KVM's own
+    // and the monitor's accesses are not filtered; of the x2APIC's MSRs nothing is.
+    Result<void> intercept_msr_writes(std::span<const uint32_t> indices) const;
+
     // PIC, I/O APIC and local APICs in the kernel; before any vCPU is created.
     Result<void> create_interrupt_controllers() const;
     // Three pages that Intel hosts without unrestricted guests need, and the page after them.
