@@ -30,6 +30,8 @@ Boots a Linux guest with its serial console on this terminal.
   --locks MODE              the guest's locks are allowed, required or off (default: allowed)
   --lock-deadline SECONDS   how long --locks required waits for them, 1 to 3600 (default: 60)
   --protect HOW             auto, or mapping: host page protection of guest RAM (default: auto)
+  --audit-interval MS       look at a sealed guest's registers this often, 10 to 60000 ms;
+                            0 does not (default: 100)
   --max-violations N        end the guest at its Nth write to locked memory (default: never)
   --events FILE             append what happens as JSON lines; - is stderr
   --symbols FILE            the guest kernel's System.map or vmlinux, for names in reports
@@ -46,7 +48,8 @@ one ends the guest.
 
 Exit status: 0 power-off or reboot, 1 host failure, 2 usage, 10 guest panic or
 triple fault, 20 a write to locked memory ended the guest, 22 a memory fault
-that nothing explains, 24 locks were required and not taken in time.
+that nothing explains, 23 a register changed that was pinned when the guest
+sealed, 24 locks were required and not taken in time.
 )";
 
 template <typename T>
@@ -146,6 +149,17 @@ Result<ProtectChoice> parse_protect(std::string_view text) {
     return fail(Error::usage(fmt::format("--protect {}: give auto or mapping", text)));
 }
 
+Result<std::chrono::milliseconds> parse_audit_interval(std::string_view text) {
+    constexpr uint32_t min_milliseconds = 10; // more often, and the guest does little else
+    constexpr uint32_t max_milliseconds = 60'000;
+    const auto interval = parse_number<uint32_t>(text);
+    if (!interval || (*interval != 0 && *interval < min_milliseconds) || *interval > max_milliseconds)
+        return fail(
+            Error::usage(fmt::format("--audit-interval {}: give {} to {} milliseconds, or 0 for no audits",
+                                     text, min_milliseconds, max_milliseconds)));
+    return std::chrono::milliseconds(*interval);
+}
+
 Result<uint64_t> parse_max_violations(std::string_view text) {
     const auto count = parse_number<uint64_t>(text);
     if (!count || *count == 0)
@@ -171,6 +185,7 @@ enum class Option : int {
     locks,
     lock_deadline,
     protect,
+    audit_interval,
     max_violations,
     events,
     symbols,
@@ -192,6 +207,7 @@ constexpr std::array options{make_option("kernel", Option::kernel, required_argu
                              make_option("locks", Option::locks, required_argument),
                              make_option("lock-deadline", Option::lock_deadline, required_argument),
                              make_option("protect", Option::protect, required_argument),
+                             make_option("audit-interval", Option::audit_interval, required_argument),
                              make_option("max-violations", Option::max_violations, required_argument),
                              make_option("events", Option::events, required_argument),
                              make_option("symbols", Option::symbols, required_argument),
@@ -231,6 +247,9 @@ Result<void> take_option(Option name, std::string_view value, RunOptions& run) {
         break;
     case Option::protect:
         config.protect = TRY(parse_protect(value));
+        break;
+    case Option::audit_interval:
+        config.audit_interval = TRY(parse_audit_interval(value));
         break;
     case Option::max_violations:
         config.max_violations = TRY(parse_max_violations(value));

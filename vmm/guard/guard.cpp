@@ -5,6 +5,7 @@
 #include "guard/report.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <fmt/core.h>
 #include <tuple>
@@ -34,17 +35,21 @@ struct Match : Handlers... {
 
 Guard::Guard(Parts parts, Options options)
     : m_parts(std::move(parts))
-    , m_options(options) {}
+    , m_options(options)
+    , m_auditor(options.cpus) {}
 
 uint64_t Guard::hypercall(const GuestCpu& cpu, const HypercallRegisters& registers) {
     ++m_hypercalls;
     const auto call = parse_hypercall(registers);
     if (!call)
         return refusal(call.error());
+    // SEAL waits for other vCPUs, one of which may be about to make a call.
+    if (std::holds_alternative<SealCall>(*call))
+        return seal(cpu);
     const std::lock_guard one_at_a_time(m_call_mutex);
     return std::visit(Match{[this](FeaturesCall) { return features(); },
                             [this, &cpu](const LockCall& request) { return lock(cpu, request.lock); },
-                            [this](SealCall) { return seal(); }},
+                            [](SealCall) { return refusal(CASEMATE_EPERM); }},
                       *call);
 }
 
@@ -96,13 +101,104 @@ uint64_t Guard::lock(const GuestCpu& cpu, const Lock& lock) {
     return 0;
 }
 
-uint64_t Guard::seal() {
-    if (m_sealed.exchange(true))
+// Every vCPU is pinned when this returns, so that none has time to change what is then taken for good.
+uint64_t Guard::seal(const GuestCpu& cpu) {
+    const bool first = [this] {
+        const std::lock_guard no_other_call(m_call_mutex);
+        return !m_sealed.exchange(true);
+    }();
+    bool intercepted = false;
+    if (first) {
+        // Before the pins: what a vCPU writes until the filter holds for it is still pinned as it then is.
+        const auto done = m_parts.intercept_msr_writes();
+        intercepted = done.has_value();
+        if (!done)
+            m_parts.log.host(done.error().message());
+        m_auditor.begin();
+    } else if (!m_auditor.wait_to_begin()) {
+        return refusal(CASEMATE_EPERM);
+    }
+    // Two vCPUs that call at once wait for each other, so each pins itself first.
+    if (const auto done = pin(cpu); !done) {
+        m_parts.end({.reason = GuardEnd::Reason::host_failure, .summary = done.error().message()});
+        return refusal(CASEMATE_EPERM);
+    }
+    if (first)
+        m_parts.ask_others_to_look(cpu.index());
+    if (!m_auditor.wait_for_pins())
+        return refusal(CASEMATE_EPERM); // the machine is ending
+    if (!first)
         return 0;
+    m_parts.sealed();
     m_parts.events.write("sealed", {{"locks", uint64_t{m_table.count()}},
                                     {"locked_bytes", m_table.locked_bytes()},
-                                    {"lock_changes", m_lock_changes}});
+                                    {"lock_changes", m_lock_changes},
+                                    {"msr_writes_refused", intercepted}});
     return 0;
+}
+
+Result<void> Guard::pin(const GuestCpu& cpu) {
+    if (m_auditor.is_pinned(cpu.index()))
+        return {};
+    const AuditedState state = TRY(cpu.audited_state());
+    const bool waits = TRY(cpu.waits_for_start());
+    m_auditor.pin(cpu.index(), waits ? std::nullopt : std::optional(state));
+    return {};
+}
+
+std::optional<GuardEnd> Guard::look(const GuestCpu& cpu) {
+    const auto failed = [](const Error& error) {
+        return GuardEnd{.reason = GuardEnd::Reason::host_failure, .summary = error.message()};
+    };
+    if (!m_auditor.has_begun())
+        return std::nullopt;
+    if (!m_auditor.is_pinned(cpu.index())) {
+        const auto done = pin(cpu);
+        return done ? std::nullopt : std::optional(failed(done.error()));
+    }
+    using std::chrono::steady_clock;
+    const auto begin = steady_clock::now();
+    const auto state = cpu.audited_state();
+    if (!state)
+        return failed(state.error());
+    auto difference = m_auditor.audit(cpu.index(), *state, cpu.run_time());
+    // INIT resets registers, and Linux parks other CPUs with it before a reboot.
+    if (difference) {
+        const auto waits = cpu.waits_for_start();
+        if (!waits)
+            return failed(waits.error());
+        if (*waits)
+            difference.reset();
+    }
+    ++m_audits;
+    m_audit_nanoseconds += static_cast<uint64_t>(
+        std::chrono::duration_cast<std::chrono::nanoseconds>(steady_clock::now() - begin).count());
+    if (!difference)
+        return std::nullopt;
+    return report_difference(cpu, *difference);
+}
+
+GuardEnd Guard::report_difference(const GuestCpu& cpu, AuditDifference difference) const {
+    if (auto state = cpu.state())
+        difference.state = *state;
+    const std::lock_guard lock(m_record_mutex);
+    m_parts.events.write("audit", event_fields(difference, m_symbols));
+    return {GuardEnd::Reason::audit_mismatch, summary(difference, m_symbols), report(difference, m_symbols)};
+}
+
+Guard::MsrWrite Guard::msr_write(const GuestCpu& cpu, uint32_t index, uint64_t value) {
+    const auto state = cpu.state();
+    if (state && m_auditor.grants(cpu.index(), index, value, state->system.efer, cpu.run_time())) {
+        if (const auto done = cpu.write_msr(index, value); !done)
+            return {
+                .end = GuardEnd{.reason = GuardEnd::Reason::host_failure, .summary = done.error().message()}};
+        return {.refused = false};
+    }
+    Violation violation{
+        .source = ViolationSource::msr_write, .value = value, .msr = index, .vcpu = cpu.index()};
+    if (state)
+        violation.state = *state;
+    return {.end = judge(violation)};
 }
 
 // While text is being locked the guest may still be believed about where its kernel lies.
@@ -212,10 +308,9 @@ std::optional<GuardEnd> Guard::judge(const Violation& violation) const {
         return GuardEnd{GuardEnd::Reason::die_on_write, summary(violation, symbols),
                         report(violation, symbols)};
     if (too_many)
-        return GuardEnd{
-            GuardEnd::Reason::too_many_violations,
-            fmt::format("{} writes to locked memory, the last: {}", number, summary(violation, symbols)),
-            report(violation, symbols)};
+        return GuardEnd{GuardEnd::Reason::too_many_violations,
+                        fmt::format("{} refused writes, the last: {}", number, summary(violation, symbols)),
+                        report(violation, symbols)};
     return std::nullopt;
 }
 
@@ -246,7 +341,10 @@ Guard::Counts Guard::counts() const {
             .locks = m_table.count(),
             .locked_bytes = m_table.locked_bytes(),
             .violations = m_violations,
-            .unexplained_faults = m_unexplained};
+            .unexplained_faults = m_unexplained,
+            .audits = m_audits,
+            .restarts = m_auditor.restarts(),
+            .audit_microseconds = m_audit_nanoseconds / 1000};
 }
 
 } // namespace casemate

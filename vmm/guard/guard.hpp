@@ -5,6 +5,7 @@
 #include "base/event_log.hpp"
 #include "base/log.hpp"
 #include "guard/attribution.hpp"
+#include "guard/audit.hpp"
 #include "guard/guest_cpu.hpp"
 #include "guard/hypercall.hpp"
 #include "guard/lock_table.hpp"
@@ -31,6 +32,7 @@ struct GuardEnd {
         die_on_write,        // a store to a lock of that policy
         too_many_violations, // Guard::Options::max_violations
         unattributable,      // a protection fault that nothing explains, and that would come again for ever
+        audit_mismatch,      // a vCPU's registers are not as they were at SEAL
         host_failure,        // KVM refused what the guard needs
     };
     Reason reason = Reason::host_failure;
@@ -42,6 +44,7 @@ class Guard final : public WriteGate {
 public:
     struct Options {
         uint64_t max_violations = 0; // the one of this number ends the machine; 0: no limit
+        uint32_t cpus = 1;
     };
     // What the guard uses; all outlive it.
     struct Parts {
@@ -54,6 +57,12 @@ public:
         std::function<bool()> tables_tolerated;
         // Ends the machine for what was found on a thread that is no vCPU's. Any thread.
         std::function<void(GuardEnd)> end;
+        // Has KVM hand the guest's writes to refused_msrs() to msr_write(); on a vCPU's thread, once.
+        std::function<Result<void>()> intercept_msr_writes = [] { return Result<void>(); };
+        // Has the threads of all vCPUs but this one call look() soon, and does not wait for them.
+        std::function<void(uint32_t)> ask_others_to_look = [](uint32_t) {};
+        // All vCPUs are pinned: from here on look() compares.
+        std::function<void()> sealed = [] {};
     };
     Guard(Parts parts, Options options);
 
@@ -71,6 +80,20 @@ public:
     std::optional<GuardEnd> emulated_store(const GuestCpu& cpu, GuestPhysical address,
                                            std::span<const std::byte> data);
 
+    struct MsrWrite {
+        bool refused = true; // the instruction has to raise #GP(0)
+        std::optional<GuardEnd> end;
+    };
+    // KVM_EXIT_X86_WRMSR of one of refused_msrs(): made when it writes what is pinned, as a CPU that starts
+    // again does; else refused and recorded.
+    MsrWrite msr_write(const GuestCpu& cpu, uint32_t index, uint64_t value);
+
+    // Looks at the registers of the vCPU whose thread calls: pins them when SEAL wants that, compares them
+    // with their pins afterwards.
+    std::optional<GuardEnd> look(const GuestCpu& cpu);
+    // Lets a SEAL that waits for other vCPUs fail, as the machine ends. Any thread.
+    void abandon_seal() { m_auditor.abandon(); }
+
     // Any thread.
     bool has_locks() const { return m_table.count() != 0; }
     // Whether the guest has locked text, and sealed.
@@ -82,6 +105,9 @@ public:
         uint64_t locked_bytes = 0;
         uint64_t violations = 0;
         uint64_t unexplained_faults = 0; // gone over again, or ended the machine
+        uint64_t audits = 0;             // looks at one vCPU's registers
+        uint64_t restarts = 0;           // of vCPUs after SEAL
+        uint64_t audit_microseconds = 0; // that they took, without the way out of the guest and back
     };
     Counts counts() const;
 
@@ -93,11 +119,13 @@ private:
     bool tables_enforced();
     uint64_t features();
     uint64_t lock(const GuestCpu& cpu, const Lock& lock);
-    uint64_t seal();
+    uint64_t seal(const GuestCpu& cpu);
+    Result<void> pin(const GuestCpu& cpu);
     void note_text(const GuestCpu& cpu);
     // Counts and records a refused store, and says whether it ends the machine.
     std::optional<GuardEnd> judge(const Violation& violation) const;
     GuardEnd give_up(Violation violation, std::string why) const;
+    GuardEnd report_difference(const GuestCpu& cpu, AuditDifference difference) const;
     // Writes event and message, if not too many came lately or it is the last; returns the symbols to report
     // with.
     LoadedSymbols record(const Violation& violation, bool last) const;
@@ -108,7 +136,9 @@ private:
     std::atomic<bool> m_sealed = false;
     std::atomic<bool> m_text_locked = false;
 
-    std::mutex m_call_mutex; // one LOCK, SEAL or FEATURES at a time; guards m_tables_enforced, m_lock_changes
+    Auditor m_auditor;
+    std::mutex m_call_mutex; // one LOCK or FEATURES at a time, none while m_sealed changes; guards
+                             // m_tables_enforced, m_lock_changes
     std::optional<bool> m_tables_enforced;
     uint64_t m_lock_changes = 0; // LOCKs that locked or raised something
     LogSite m_protect_site;
@@ -130,6 +160,8 @@ private:
     mutable std::atomic<uint64_t> m_violations = 0;
     mutable std::atomic<uint64_t> m_unexplained = 0;
     std::atomic<uint64_t> m_hypercalls = 0;
+    std::atomic<uint64_t> m_audits = 0;
+    std::atomic<uint64_t> m_audit_nanoseconds = 0;
 };
 
 } // namespace casemate

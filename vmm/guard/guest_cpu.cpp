@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guard/guest_cpu.hpp"
 
+#include <algorithm>
+#include <array>
+#include <ctime>
+
 namespace casemate {
 namespace {
 
@@ -32,6 +36,26 @@ Result<void> KvmGuestCpu::inject_general_protection() const {
 
 Result<uint64_t> KvmGuestCpu::syscall_entry() const {
     return m_vcpu.msr(msr_lstar);
+}
+
+Result<AuditedState> KvmGuestCpu::audited_state() const {
+    std::array<uint32_t, entry_msrs.size()> indices{};
+    std::ranges::transform(entry_msrs, indices.begin(), &EntryMsr::index);
+    AuditedState state;
+    state.system = TRY(m_vcpu.system_registers());
+    TRY(m_vcpu.get_msrs(indices, state.msrs));
+    return state;
+}
+
+Result<void> KvmGuestCpu::write_msr(uint32_t index, uint64_t value) const {
+    const std::array entry{kvm_msr_entry{.index = index, .reserved = 0, .data = value}};
+    return m_vcpu.set_msrs(entry);
+}
+
+std::chrono::nanoseconds KvmGuestCpu::run_time() const {
+    timespec now{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
 }
 
 } // namespace casemate

@@ -3,9 +3,11 @@
 #pragma once
 
 #include "base/error.hpp"
+#include "guard/audit.hpp"
 #include "guard/instruction.hpp"
 #include "kvm/vcpu.hpp"
 
+#include <chrono>
 #include <cstdint>
 
 namespace casemate {
@@ -27,6 +29,14 @@ public:
     virtual Result<void> inject_general_protection() const = 0;
     // MSR_LSTAR: where SYSCALL goes.
     virtual Result<uint64_t> syscall_entry() const = 0;
+    // What the auditor compares.
+    virtual Result<AuditedState> audited_state() const = 0;
+    // Whether it runs nothing until it gets a start-up IPI. SDM Vol. 3A, 10.4.4.
+    virtual Result<bool> waits_for_start() const = 0;
+    // As the guest's own WRMSR would.
+    virtual Result<void> write_msr(uint32_t index, uint64_t value) const = 0;
+    // How long its thread has run on a host CPU.
+    virtual std::chrono::nanoseconds run_time() const = 0;
 };
 
 class KvmGuestCpu final : public GuestCpu {
@@ -38,6 +48,10 @@ public:
     Result<bool> is_delivering_event() const override;
     Result<void> inject_general_protection() const override;
     Result<uint64_t> syscall_entry() const override;
+    Result<AuditedState> audited_state() const override;
+    Result<bool> waits_for_start() const override { return m_vcpu.waits_for_start(); }
+    Result<void> write_msr(uint32_t index, uint64_t value) const override;
+    std::chrono::nanoseconds run_time() const override;
 
 private:
     const Vcpu& m_vcpu;

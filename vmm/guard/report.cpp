@@ -85,6 +85,11 @@ std::string place(Address address, const std::optional<std::string>& symbol, con
     return symbol ? to_string(address) + before + printable(*symbol) + behind : to_string(address);
 }
 
+std::string register_name(const Violation& violation) {
+    const char* const name = violation.msr ? msr_name(*violation.msr) : nullptr;
+    return name != nullptr ? name : fmt::format("MSR {:#x}", violation.msr.value_or(0));
+}
+
 std::string heading(const Violation& violation) {
     const std::string lock = violation.lock
                                  ? fmt::format("memory locked as {}, {},", words(violation.lock->kind),
@@ -97,6 +102,9 @@ std::string heading(const Violation& violation) {
         return fmt::format("A store to {} was dropped.", lock);
     case ViolationSource::host_write:
         return fmt::format("A write by the monitor for the guest to {} was refused.", lock);
+    case ViolationSource::msr_write:
+        return fmt::format("A write to {}, which is pinned since SEAL, was refused.",
+                           register_name(violation));
     case ViolationSource::unattributable:
         break;
     }
@@ -168,6 +176,10 @@ void add_instruction(std::string& report, const Violation& violation, const Load
             "no exception was raised");
 }
 
+bool was_started(const AuditDifference& difference) {
+    return std::string_view(difference.name) == "start";
+}
+
 } // namespace
 
 std::string summary(const Violation& violation, const LoadedSymbols& symbols) {
@@ -188,6 +200,9 @@ std::string summary(const Violation& violation, const LoadedSymbols& symbols) {
         break;
     case ViolationSource::host_write:
         line += "write of " + plural(violation.bytes, "byte") + " by the monitor";
+        break;
+    case ViolationSource::msr_write:
+        line += fmt::format("write of {:#x} to {}", violation.value.value_or(0), register_name(violation));
         break;
     case ViolationSource::unattributable:
         line += "memory fault that nothing explains";
@@ -220,6 +235,8 @@ std::string report(const Violation& violation, const LoadedSymbols& symbols) {
         add_line(report, violation.address ? "linear" : "target",
                  violation.address ? to_string(*violation.linear)
                                    : place(*violation.linear, symbol, ", ", ""));
+    if (violation.msr)
+        add_line(report, "register", fmt::format("{}, MSR {:#x}", register_name(violation), *violation.msr));
     if (violation.bytes != 0)
         add_line(report, "size", plural(violation.bytes, "byte"));
     if (violation.value)
@@ -246,6 +263,8 @@ EventFields event_fields(const Violation& violation, const LoadedSymbols& symbol
         fields.emplace_back(name, std::move(value));
     };
     add("source", name_of(violation.source));
+    if (violation.msr)
+        add("kind", "register");
     if (violation.lock) {
         add("policy", name_of(violation.lock->policy));
         add("kind", name_of(violation.lock->kind));
@@ -256,6 +275,10 @@ EventFields event_fields(const Violation& violation, const LoadedSymbols& symbol
         add("linear", hex_string(violation.linear->value));
     if (auto symbol = target_symbol(violation, symbols))
         add("target_symbol", std::move(*symbol));
+    if (violation.msr) {
+        add("register", register_name(violation));
+        add("msr", hex_string(*violation.msr));
+    }
     if (violation.bytes != 0)
         add("bytes", violation.bytes);
     if (violation.value)
@@ -279,6 +302,56 @@ EventFields event_fields(const Violation& violation, const LoadedSymbols& symbol
     }
     if (!violation.detail.empty())
         add("detail", violation.detail);
+    return fields;
+}
+
+std::string summary(const AuditDifference& difference, const LoadedSymbols& symbols) {
+    std::string line = fmt::format("audit of vCPU {}: ", difference.vcpu);
+    if (was_started(difference))
+        line += "it did not run at SEAL and has been started since";
+    else
+        line += fmt::format("{} was {:#x} at SEAL and is {:#x}", difference.name, difference.expected,
+                            difference.found);
+    if (difference.state) {
+        const GuestLinear address = instruction_address(*difference.state);
+        line += " at " + place(address, symbols.at(address), " (", ")");
+    }
+    return line;
+}
+
+std::string report(const AuditDifference& difference, const LoadedSymbols& symbols) {
+    std::string report = was_started(difference) ? "A vCPU that did not run at SEAL has been started since."
+                                                 : "A register that is pinned since SEAL has been changed.";
+    if (!was_started(difference)) {
+        add_line(report, "register", difference.name);
+        add_line(report, "expected", hex_string(difference.expected));
+        add_line(report, "found", hex_string(difference.found));
+    }
+    if (difference.state) {
+        const GuestLinear address = instruction_address(*difference.state);
+        add_line(report, "at", place(address, symbols.at(address), ", ", ""));
+    }
+    add_line(report, "vCPU", std::to_string(difference.vcpu));
+    if (difference.state) {
+        const kvm_dtable& idt = difference.state->system.idt;
+        add_line(report, "IDTR", fmt::format("base {:#x}, limit {:#x}", idt.base, idt.limit));
+        add_registers(report, *difference.state);
+    }
+    return report;
+}
+
+EventFields event_fields(const AuditDifference& difference, const LoadedSymbols& symbols) {
+    EventFields fields{{"vcpu", uint64_t{difference.vcpu}},
+                       {"register", std::string(difference.name)},
+                       {"expected", hex_string(difference.expected)},
+                       {"found", hex_string(difference.found)}};
+    if (difference.state) {
+        const GuestLinear address = instruction_address(*difference.state);
+        fields.emplace_back("rip", hex_string(difference.state->registers.rip));
+        if (auto symbol = symbols.at(address))
+            fields.emplace_back("rip_symbol", std::move(*symbol));
+        fields.emplace_back("cpl", uint64_t{privilege_level(*difference.state)});
+    }
     return fields;
 }
 

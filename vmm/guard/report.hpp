@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Report: a violation for people and for programs.
+// Report: a violation, or what an audit found, for people and for programs.
 #pragma once
 
 #include "base/event_log.hpp"
+#include "guard/audit.hpp"
 #include "guard/symbols.hpp"
 #include "guard/violation.hpp"
 
@@ -20,5 +21,10 @@ std::string report(const Violation& violation, const LoadedSymbols& symbols);
 // The members of a "violation" event; what is not known is absent. tests/unit/guard/report_test.cpp has one
 // of each.
 EventFields event_fields(const Violation& violation, const LoadedSymbols& symbols);
+
+// The same of a register that changed; the event is "audit".
+std::string summary(const AuditDifference& difference, const LoadedSymbols& symbols);
+std::string report(const AuditDifference& difference, const LoadedSymbols& symbols);
+EventFields event_fields(const AuditDifference& difference, const LoadedSymbols& symbols);
 
 } // namespace casemate

@@ -11,6 +11,8 @@ const char* name_of(ViolationSource source) {
         return "emulated_store";
     case ViolationSource::host_write:
         return "host_write";
+    case ViolationSource::msr_write:
+        return "msr_write";
     case ViolationSource::unattributable:
         break;
     }

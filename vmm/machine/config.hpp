@@ -47,8 +47,10 @@ struct Config {
     LockMode locks = LockMode::allowed;
     std::chrono::seconds lock_deadline{60}; // from the start; for LockMode::required
     ProtectChoice protect = ProtectChoice::automatic;
-    std::string events_path;     // empty: none; "-": stderr
-    std::string symbols_path;    // empty: none
+    std::string events_path;  // empty: none; "-": stderr
+    std::string symbols_path; // empty: none
+    std::chrono::milliseconds audit_interval{
+        100};                    // between looks at the registers of a sealed guest; 0: none
     uint64_t max_violations = 0; // end the machine at this many; 0: never
 };
 

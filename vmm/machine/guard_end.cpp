@@ -14,6 +14,8 @@ EndReason end_reason(GuardEnd::Reason reason) {
         return EndReason::too_many_violations;
     case GuardEnd::Reason::unattributable:
         return EndReason::unattributable;
+    case GuardEnd::Reason::audit_mismatch:
+        return EndReason::audit_mismatch;
     case GuardEnd::Reason::host_failure:
         break;
     }

@@ -19,7 +19,6 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <csignal>
 #include <fmt/core.h>
 #include <poll.h>
 #include <pthread.h>
@@ -28,25 +27,6 @@
 
 namespace casemate {
 namespace {
-
-int kick_signal() {
-    return SIGRTMIN;
-}
-
-// The signal has nothing to do but to interrupt KVM_RUN. Without a handler it would end the process.
-void install_kick_handler() {
-    struct sigaction action{};
-    action.sa_handler = [](int) {};
-    sigaction(kick_signal(), &action, nullptr);
-}
-
-// Whoever started us may have blocked every signal, and threads inherit that.
-void unblock_kick_signal() {
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, kick_signal());
-    pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
-}
 
 // RAM is not reserved against swap, so a machine larger than the host would start and be killed later.
 Result<void> check_host_memory(uint64_t bytes) {
@@ -94,8 +74,20 @@ Machine::Machine(const Config& config, const Log& log, EventLoop& loop, Parts pa
                .events = m_events,
                .symbols = m_symbols ? &*m_symbols : nullptr,
                .tables_tolerated = tables_tolerated,
-               .end = [this](GuardEnd found) { end(machine_end(std::move(found))); }},
-              {.max_violations = config.max_violations})
+               .end = [this](GuardEnd found) { end(machine_end(std::move(found))); },
+               .intercept_msr_writes = [this] { return intercept_msr_writes(); },
+               .ask_others_to_look =
+                   [this](uint32_t caller) {
+                       for (const Vcpu& vcpu : m_vcpus)
+                           if (vcpu.index() != caller)
+                               m_kicks.ask_for_look(vcpu);
+                   },
+               .sealed =
+                   [this] {
+                       if (m_config.audit_interval.count() != 0)
+                           m_audit_timer.set(m_config.audit_interval);
+                   }},
+              {.max_violations = config.max_violations, .cpus = config.cpus})
     , m_vm(std::move(parts.vm))
     , m_doorbells(m_vm)
     , m_pci(m_mmio, GuestRange::of(layout::pci_window.start, layout::pci_window.bytes)) {
@@ -151,10 +143,31 @@ Result<void> Machine::offer_locks() {
     // Else KVM overwrites the other vendor's hypercall instruction, in text that may be locked.
     if ((m_vm.check_extension(KVM_CAP_DISABLE_QUIRKS2) & KVM_X86_QUIRK_FIX_HYPERCALL_INSN) != 0)
         TRY(m_vm.enable_capability(KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_FIX_HYPERCALL_INSN));
+    m_msr_filter_offered = m_vm.check_extension(KVM_CAP_X86_MSR_FILTER) != 0 &&
+                           m_vm.check_extension(KVM_CAP_X86_USER_SPACE_MSR) != 0;
+    if (m_msr_filter_offered)
+        TRY(m_vm.enable_capability(KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER));
+    if (m_config.audit_interval.count() != 0)
+        m_audit_timer = TRY(Timer::create(m_loop, [this] { audit(); }));
     m_locks_offered = true;
     if (m_config.locks == LockMode::required)
         m_lock_deadline = TRY(Timer::create(m_loop, [this] { check_lock_deadline(); }));
     return {};
+}
+
+Result<void> Machine::intercept_msr_writes() {
+    if (!m_msr_filter_offered)
+        return fail(
+            Error("this KVM cannot filter MSRs: the guest's writes to LSTAR, EFER and such are not refused")
+                .hint("use Linux 5.10 or later; audits find such writes afterwards"));
+    return m_vm.intercept_msr_writes(refused_msrs());
+}
+
+// On the loop's thread. Each vCPU's own thread does the looking: KVM wants that of a vCPU's ioctls.
+void Machine::audit() {
+    for (const Vcpu& vcpu : m_vcpus)
+        m_kicks.ask_for_look(vcpu);
+    m_audit_timer.set(m_config.audit_interval);
 }
 
 void Machine::check_lock_deadline() {
@@ -257,7 +270,7 @@ Result<void> Machine::start() {
                                        {"protection", std::string(m_protection.name())}});
     if (m_config.locks == LockMode::required)
         m_lock_deadline.set(m_config.lock_deadline);
-    install_kick_handler();
+    VcpuKicks::install_handler();
     try {
         start_threads();
     } catch (const std::system_error& failure) {
@@ -275,10 +288,11 @@ void Machine::start_threads() {
     pthread_setname_np(m_io_thread.native_handle(), "io");
     for (const Vcpu& vcpu : m_vcpus) {
         m_vcpu_threads.emplace_back([this, &vcpu] {
-            unblock_kick_signal();
-            const VcpuContext context{m_ports, m_mmio, m_memory, m_guard, m_stopping};
+            m_kicks.enter(vcpu);
+            const VcpuContext context{m_ports, m_mmio, m_memory, m_guard, m_kicks, m_stopping};
             if (auto reason = run_vcpu(vcpu, context))
                 end(std::move(*reason));
+            m_kicks.leave(vcpu);
         });
         pthread_setname_np(m_vcpu_threads.back().native_handle(),
                            fmt::format("vcpu{}", vcpu.index()).c_str());
@@ -322,17 +336,18 @@ void Machine::report_end(const MachineEnd& end) {
                                      {"locked_bytes", counts.locked_bytes},
                                      {"violations", counts.violations},
                                      {"unexplained_faults", counts.unexplained_faults},
+                                     {"audits", counts.audits},
+                                     {"vcpu_restarts", counts.restarts},
+                                     {"audit_microseconds", counts.audit_microseconds},
                                      {"events_dropped", m_events.dropped()}});
 }
 
 void Machine::stop_threads() {
     m_stopping = true;
     m_memory.abandon_drains();
-    for (size_t i = 0; i < m_vcpu_threads.size(); ++i) {
-        // The flag catches a thread that is about to enter KVM_RUN, the signal one that is inside.
-        m_vcpus[i].request_exit(true);
-        pthread_kill(m_vcpu_threads[i].native_handle(), kick_signal());
-    }
+    m_guard.abandon_seal();
+    for (const Vcpu& vcpu : m_vcpus)
+        m_kicks.kick(vcpu);
     for (std::thread& thread : m_vcpu_threads)
         thread.join();
     m_vcpu_threads.clear();

@@ -23,6 +23,7 @@
 #include "machine/config.hpp"
 #include "machine/exit_status.hpp"
 #include "machine/interrupts.hpp"
+#include "machine/vcpu_kicks.hpp"
 #include "memory/guest_memory.hpp"
 #include "memory/layout.hpp"
 
@@ -74,6 +75,8 @@ private:
     // Opens the hypercall interface to the guest, as far as the host and Config::locks allow.
     Result<void> offer_locks();
     void check_lock_deadline();
+    Result<void> intercept_msr_writes();
+    void audit();
     Result<void> add_platform_devices(SerialLine& console);
     Result<void> add_virtio_devices();
     Result<void> add_virtio(std::unique_ptr<virtio::VirtioDevice> device);
@@ -95,7 +98,10 @@ private:
     MappingProtection m_protection;
     Guard m_guard; // asked by m_memory, whose users are gone when it goes
     bool m_locks_offered = false;
+    bool m_msr_filter_offered = false;
+    VcpuKicks m_kicks;
     Timer m_lock_deadline;
+    Timer m_audit_timer;
     Vm m_vm;
     Bus m_ports;
     Bus m_mmio;

@@ -64,6 +64,14 @@ void handle_hypercall(kvm_run& run, Guard& guard, const GuestCpu& cpu) {
             : -uint64_t{CASEMATE_ENOSYS};
 }
 
+// KVM API, KVM_EXIT_X86_WRMSR: with `error` the next KVM_RUN raises #GP(0), else it goes on behind the
+// instruction.
+std::optional<MachineEnd> handle_msr_write(kvm_run& run, Guard& guard, const GuestCpu& cpu) {
+    auto write = guard.msr_write(cpu, run.msr.index, run.msr.data);
+    run.msr.error = write.refused ? 1 : 0;
+    return to_machine_end(std::move(write.end));
+}
+
 // KVM's emulator runs first in some places, and knows fewer instructions than the guest may aim at a lock.
 std::optional<MachineEnd> handle_internal_error(const kvm_run& run, const VcpuContext& context,
                                                 const Vcpu& vcpu, const GuestCpu& cpu) {
@@ -84,10 +92,15 @@ std::optional<MachineEnd> run_vcpu(const Vcpu& vcpu, const VcpuContext& context)
     std::optional<MachineEnd> end;
     while (!end) {
         const int failure = vcpu.run();
+        if (failure == EINTR)
+            VcpuKicks::rearm(vcpu);
         if (context.stopping)
             return std::nullopt;
-        if (failure == EINTR || failure == EAGAIN)
+        if (failure == EINTR || failure == EAGAIN) {
+            if (context.kicks.take_look(vcpu))
+                end = to_machine_end(context.guard.look(cpu));
             continue;
+        }
         // A store that the host mapping refuses; or memory that the host could not supply.
         if (failure == EFAULT) {
             end = to_machine_end(context.guard.store_fault(cpu, Guard::Unexplained::retry));
@@ -105,6 +118,9 @@ std::optional<MachineEnd> run_vcpu(const Vcpu& vcpu, const VcpuContext& context)
             break;
         case KVM_EXIT_HYPERCALL:
             handle_hypercall(run, context.guard, cpu);
+            break;
+        case KVM_EXIT_X86_WRMSR: // only of what the filter names
+            end = handle_msr_write(run, context.guard, cpu);
             break;
         case KVM_EXIT_INTR:
             break;

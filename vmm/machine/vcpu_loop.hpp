@@ -6,6 +6,7 @@
 #include "guard/guard.hpp"
 #include "kvm/vcpu.hpp"
 #include "machine/exit_status.hpp"
+#include "machine/vcpu_kicks.hpp"
 
 #include <atomic>
 #include <optional>
@@ -18,6 +19,7 @@ struct VcpuContext {
     Bus& memory;
     const GuestMemory& ram;
     Guard& guard;
+    VcpuKicks& kicks;
     const std::atomic<bool>& stopping; // set before the threads are kicked out of KVM_RUN
 };
 

@@ -19,6 +19,10 @@ public:
     Result<bool> is_delivering_event() const override { return false; }
     Result<void> inject_general_protection() const override { return {}; }
     Result<uint64_t> syscall_entry() const override { return 0; }
+    Result<AuditedState> audited_state() const override { return AuditedState{}; }
+    Result<bool> waits_for_start() const override { return false; }
+    Result<void> write_msr(uint32_t, uint64_t) const override { return {}; }
+    std::chrono::nanoseconds run_time() const override { return {}; }
 };
 
 class Recorder final : public Protection {

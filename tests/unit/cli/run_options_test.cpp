@@ -57,9 +57,11 @@ TEST_CASE("locks have their options, and defaults that need none") {
     CHECK(by_default.events_path.empty());
     CHECK(by_default.symbols_path.empty());
     CHECK(by_default.max_violations == 0);
+    CHECK(by_default.audit_interval == std::chrono::milliseconds(100));
 
-    const auto run = parse({"--kernel", "k", "--locks", "required", "--lock-deadline", "3600", "--protect",
-                            "mapping", "--events", "-", "--symbols=System.map", "--max-violations", "7"});
+    const auto run =
+        parse({"--kernel", "k", "--locks", "required", "--lock-deadline", "3600", "--protect", "mapping",
+               "--events", "-", "--symbols=System.map", "--max-violations", "7", "--audit-interval=250"});
     REQUIRE(run);
     const Config config = run->value_or(RunOptions{}).config;
     CHECK(config.locks == LockMode::required);
@@ -68,10 +70,12 @@ TEST_CASE("locks have their options, and defaults that need none") {
     CHECK(config.events_path == "-");
     CHECK(config.symbols_path == "System.map");
     CHECK(config.max_violations == 7);
+    CHECK(config.audit_interval == std::chrono::milliseconds(250));
 
-    const auto off = parse({"--kernel", "k", "--locks", "off", "--protect", "auto"});
+    const auto off = parse({"--kernel", "k", "--locks", "off", "--protect", "auto", "--audit-interval", "0"});
     REQUIRE(off);
     CHECK(off->value_or(RunOptions{}).config.locks == LockMode::off);
+    CHECK(off->value_or(RunOptions{}).config.audit_interval == std::chrono::milliseconds(0));
     CHECK(off->value_or(RunOptions{}).config.protect == ProtectChoice::automatic);
 }
 
@@ -105,13 +109,29 @@ TEST_CASE("each bad option is one line that names it") {
         const char* option;
         const char* value;
     };
-    for (const auto& [option, value] :
-         {Bad{"--locks", ""}, Bad{"--locks", "yes"}, Bad{"--locks", "Off"}, Bad{"--lock-deadline", ""},
-          Bad{"--lock-deadline", "0"}, Bad{"--lock-deadline", "3601"}, Bad{"--lock-deadline", "-1"},
-          Bad{"--lock-deadline", "60s"}, Bad{"--protect", ""}, Bad{"--protect", "attributes"},
-          Bad{"--protect", "slots"}, Bad{"--events", ""}, Bad{"--symbols", ""}, Bad{"--max-violations", ""},
-          Bad{"--max-violations", "0"}, Bad{"--max-violations", "-1"}, Bad{"--max-violations", "many"},
-          Bad{"--max-violations", "18446744073709551616"}}) {
+    for (const auto& [option, value] : {Bad{"--locks", ""},
+                                        Bad{"--locks", "yes"},
+                                        Bad{"--locks", "Off"},
+                                        Bad{"--lock-deadline", ""},
+                                        Bad{"--lock-deadline", "0"},
+                                        Bad{"--lock-deadline", "3601"},
+                                        Bad{"--lock-deadline", "-1"},
+                                        Bad{"--lock-deadline", "60s"},
+                                        Bad{"--protect", ""},
+                                        Bad{"--protect", "attributes"},
+                                        Bad{"--protect", "slots"},
+                                        Bad{"--events", ""},
+                                        Bad{"--symbols", ""},
+                                        Bad{"--max-violations", ""},
+                                        Bad{"--max-violations", "0"},
+                                        Bad{"--max-violations", "-1"},
+                                        Bad{"--max-violations", "many"},
+                                        Bad{"--max-violations", "18446744073709551616"},
+                                        Bad{"--audit-interval", ""},
+                                        Bad{"--audit-interval", "9"},
+                                        Bad{"--audit-interval", "60001"},
+                                        Bad{"--audit-interval", "-1"},
+                                        Bad{"--audit-interval", "10ms"}}) {
         CAPTURE(option);
         CAPTURE(value);
         CHECK(refusal({"--kernel", "k", option, value}).find(option) != std::string::npos);

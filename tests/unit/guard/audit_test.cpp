@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guard/audit.hpp"
+
+#include "guard/guard.hpp"
+#include "guard/report.hpp"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <doctest/doctest.h>
+#include <functional>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+using namespace casemate;
+
+namespace {
+
+// What Linux 6.12 has after its boot.
+AuditedState booted() {
+    AuditedState state;
+    state.system.cr0 = 0x80050033;
+    state.system.cr4 = 0x370ef0; // with SMEP, SMAP, UMIP, OSXSAVE, FSGSBASE
+    state.system.efer = 0xd01;
+    state.system.idt.base = 0xfffffe0000000000;
+    state.system.idt.limit = 0xfff;
+    state.system.cs.l = 1;
+    state.msrs = {0xffffffff82000080, 0x23001000000000,  0x257fd5, 0xffffffff82001b40, 0x10,
+                  0xfffffe0000003000, 0xffffffff82001a70};
+    return state;
+}
+
+constexpr uint64_t bit(unsigned number) {
+    return uint64_t{1} << number;
+}
+
+class FakeCpu final : public GuestCpu {
+public:
+    explicit FakeCpu(uint32_t index = 0)
+        : m_index(index) {}
+    AuditedState audited = booted();
+    bool waits = false;
+    bool fails = false;
+
+    uint32_t index() const override { return m_index; }
+    Result<CpuState> state() const override {
+        CpuState state;
+        state.system = audited.system;
+        state.registers.rip = 0xffffffff81234567;
+        return state;
+    }
+    Result<bool> is_delivering_event() const override { return false; }
+    Result<void> inject_general_protection() const override { return {}; }
+    Result<uint64_t> syscall_entry() const override { return 0; }
+    Result<AuditedState> audited_state() const override {
+        if (fails)
+            return casemate::fail(Error("KVM_GET_SREGS"));
+        return audited;
+    }
+    Result<bool> waits_for_start() const override { return waits; }
+    Result<void> write_msr(uint32_t index, uint64_t value) const override {
+        written.emplace_back(index, value);
+        return {};
+    }
+    std::chrono::nanoseconds run_time() const override { return ran; }
+    std::chrono::nanoseconds ran{0};
+    mutable std::vector<std::pair<uint32_t, uint64_t>> written;
+
+private:
+    uint32_t m_index;
+};
+
+class NoProtection final : public Protection {
+public:
+    Result<void> protect(std::span<const GuestRange>) override { return {}; }
+    const char* name() const override { return "none"; }
+};
+
+constexpr uint32_t cpus = 3;
+
+struct Fixture {
+    explicit Fixture(uint64_t max_violations = 0)
+        : memory(*GuestMemory::create(16_MiB))
+        , guard({.memory = memory,
+                 .protection = protection,
+                 .log = log,
+                 .events = events,
+                 .symbols = nullptr,
+                 .tables_tolerated = [] { return false; },
+                 .end = [this](GuardEnd end) { ended = std::move(end); },
+                 .intercept_msr_writes =
+                     [this] {
+                         order += "filter ";
+                         return Result<void>();
+                     },
+                 .ask_others_to_look = [this](uint32_t caller) { ask(caller); },
+                 .sealed = [this] { order += "sealed "; }},
+                {.max_violations = max_violations, .cpus = cpus}) {}
+    int64_t seal(const GuestCpu& cpu) {
+        return static_cast<int64_t>(
+            guard.hypercall(cpu, {.pages = 1, .attributes = casemate_attributes(CASEMATE_CALL_SEAL, 0, 0)}));
+    }
+    // SEAL by CPU 0; the others look when they are asked to.
+    void seal_all() {
+        ask = [this](uint32_t caller) {
+            for (const FakeCpu& cpu : all)
+                if (cpu.index() != caller)
+                    CHECK(!guard.look(cpu));
+        };
+        REQUIRE(seal(all[0]) == 0);
+    }
+
+    Log log{-1};
+    EventLog events;
+    GuestMemory memory;
+    NoProtection protection;
+    std::optional<GuardEnd> ended;
+    std::string order;
+    std::function<void(uint32_t)> ask = [](uint32_t) {};
+    std::array<FakeCpu, cpus> all{FakeCpu(0), FakeCpu(1), FakeCpu(2)};
+    Guard guard;
+};
+
+} // namespace
+
+TEST_CASE("SEAL filters MSRs, then pins every vCPU, then is done") {
+    Fixture f;
+    f.ask = [&f](uint32_t caller) {
+        CHECK(caller == 0);
+        f.order += "ask ";
+        CHECK(!f.guard.look(f.all[1]));
+        f.order += "1 ";
+        CHECK(!f.guard.look(f.all[2]));
+        f.order += "2 ";
+    };
+    CHECK(!f.guard.look(f.all[1])); // too early: nothing to compare with
+    CHECK(f.seal(f.all[0]) == 0);
+    CHECK(f.order == "filter ask 1 2 sealed ");
+    CHECK(f.guard.counts().audits == 0);
+    CHECK(f.seal(f.all[1]) == 0);
+    CHECK(f.order == "filter ask 1 2 sealed ");
+    for (const FakeCpu& cpu : f.all)
+        CHECK(!f.guard.look(cpu));
+    CHECK(f.guard.counts().audits == cpus);
+}
+
+TEST_CASE("every pinned register's change is found, on the vCPU that made it") {
+    struct Change {
+        const char* name;
+        void (*make)(AuditedState&);
+    };
+    const std::array changes{
+        Change{"CR0.PE", [](AuditedState& s) { s.system.cr0 &= ~bit(0); }},
+        Change{"CR0.WP", [](AuditedState& s) { s.system.cr0 &= ~bit(16); }},
+        Change{"CR0.PG", [](AuditedState& s) { s.system.cr0 &= ~bit(31); }},
+        Change{"CR4.PAE", [](AuditedState& s) { s.system.cr4 &= ~bit(5); }},
+        Change{"CR4.UMIP", [](AuditedState& s) { s.system.cr4 &= ~bit(11); }},
+        Change{"CR4.LA57", [](AuditedState& s) { s.system.cr4 |= bit(12); }},
+        Change{"CR4.SMEP", [](AuditedState& s) { s.system.cr4 &= ~bit(20); }},
+        Change{"CR4.SMAP", [](AuditedState& s) { s.system.cr4 &= ~bit(21); }},
+        Change{"EFER.SCE", [](AuditedState& s) { s.system.efer &= ~bit(0); }},
+        Change{"EFER.LME", [](AuditedState& s) { s.system.efer &= ~bit(8); }},
+        Change{"EFER.LMA", [](AuditedState& s) { s.system.efer &= ~bit(10); }},
+        Change{"EFER.NXE", [](AuditedState& s) { s.system.efer &= ~bit(11); }},
+        Change{"IDTR.base", [](AuditedState& s) { s.system.idt.base += 16; }},
+        Change{"IDTR.limit", [](AuditedState& s) { --s.system.idt.limit; }},
+        Change{"LSTAR", [](AuditedState& s) { s.msrs[0] ^= 1; }},
+        Change{"STAR", [](AuditedState& s) { s.msrs[1] ^= bit(63); }},
+        Change{"SFMASK", [](AuditedState& s) { s.msrs[2] = 0; }},
+        Change{"CSTAR", [](AuditedState& s) { s.msrs[3] = 0; }},
+        Change{"SYSENTER_CS", [](AuditedState& s) { s.msrs[4] = 0; }},
+        Change{"SYSENTER_ESP", [](AuditedState& s) { s.msrs[5] = 0; }},
+        Change{"SYSENTER_EIP", [](AuditedState& s) { s.msrs[6] = 0; }},
+    };
+    for (const Change& change : changes) {
+        CAPTURE(change.name);
+        Fixture f;
+        f.all[2].audited.msrs[0] += 0x40; // each has pins of its own
+        f.seal_all();
+        for (const FakeCpu& cpu : f.all)
+            CHECK(!f.guard.look(cpu));
+        change.make(f.all[2].audited);
+        CHECK(!f.guard.look(f.all[1]));
+        if (f.all[2].audited.system.efer == (booted().system.efer & ~bit(8))) { // as INIT does
+            CHECK(!f.guard.look(f.all[2]));
+            f.all[2].ran += Auditor::start_time + std::chrono::nanoseconds(1);
+        }
+        const auto end = f.guard.look(f.all[2]);
+        REQUIRE(end);
+        CHECK(end->reason == GuardEnd::Reason::audit_mismatch);
+        CHECK(end->summary.find("audit of vCPU 2: " + std::string(change.name) + " was") == 0);
+        CHECK(end->report.find("  register    " + std::string(change.name)) != std::string::npos);
+        CHECK(end->report.find("81234567") != std::string::npos);
+    }
+}
+
+TEST_CASE("what Linux changes after its boot is no difference") {
+    Fixture f;
+    f.all[0].audited.system.cr4 &= ~bit(20); // SMEP may come later
+    f.seal_all();
+    const std::array<void (*)(AuditedState&), 9> changes{
+        [](AuditedState& s) { s.system.cr4 ^= bit(2) | bit(7) | bit(8) | bit(18); }, // TSD, PGE, PCE, OSXSAVE
+        [](AuditedState& s) { s.system.cr4 ^= bit(17) | bit(6) | bit(13); },         // PCIDE, MCE, VMXE
+        [](AuditedState& s) { s.system.cr4 |= bit(20); },                            // SMEP
+        [](AuditedState& s) { s.system.cr0 ^= bit(1) | bit(3) | bit(5); },           // MP, TS, NE
+        [](AuditedState& s) { s.system.cr0 ^= bit(29) | bit(30) | bit(18); },        // NW, CD, AM
+        [](AuditedState& s) { s.system.efer ^= bit(14) | bit(12); },                 // FFXSR, SVME
+        [](AuditedState& s) { s.system.cr3 ^= 0x1234000; },
+        [](AuditedState& s) { s.system.cr2 = s.system.cr8 = 7; },
+        [](AuditedState& s) { s.system.gdt.base = s.system.gs.base = s.system.tr.base = 0x1000; },
+    };
+    for (const auto change : changes) {
+        change(f.all[0].audited);
+        CHECK(!f.guard.look(f.all[0]));
+    }
+    CHECK(f.guard.counts().audits == changes.size());
+}
+
+TEST_CASE("a vCPU that waits for its start is nothing to look at, and must not start after SEAL") {
+    Fixture f;
+    f.all[2].waits = true;
+    f.seal_all();
+    CHECK(!f.guard.look(f.all[2]));
+    // INIT resets what was pinned; Linux parks CPUs so before a reboot.
+    f.all[1].audited = {};
+    f.all[1].waits = true;
+    CHECK(!f.guard.look(f.all[1]));
+    f.all[1].waits = false;
+    f.all[2].waits = false;
+    const auto started = f.guard.look(f.all[2]);
+    REQUIRE(started);
+    CHECK(started->reason == GuardEnd::Reason::audit_mismatch);
+    CHECK(started->summary.find("has been started since") != std::string::npos);
+}
+
+TEST_CASE("SEAL does not return before every vCPU is pinned") {
+    Fixture f;
+    std::atomic<bool> asked = false;
+    std::atomic<bool> returned = false;
+    f.ask = [&asked](uint32_t) { asked = true; };
+    std::thread caller([&] {
+        CHECK(f.seal(f.all[0]) == 0);
+        returned = true;
+    });
+    while (!asked)
+        std::this_thread::yield();
+    CHECK(!f.guard.look(f.all[1]));
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    CHECK(!returned);
+    // Other calls do not wait for it: a vCPU in one could not look.
+    CHECK(f.guard.hypercall(f.all[2],
+                            {.pages = 1, .attributes = casemate_attributes(CASEMATE_CALL_FEATURES, 0, 0)}) ==
+          (CASEMATE_FEATURE_LOCKS | CASEMATE_FEATURE_SEALED));
+    CHECK(!returned);
+    CHECK(!f.guard.look(f.all[2]));
+    caller.join();
+    CHECK(returned);
+}
+
+TEST_CASE("vCPUs that SEAL at once wait for each other, not for ever") {
+    for (int round = 0; round < 200; ++round) {
+        Fixture f;
+        std::array<std::thread, cpus> threads;
+        for (uint32_t i = 0; i < cpus; ++i)
+            threads.at(i) = std::thread([&f, i] { CHECK(f.seal(f.all.at(i)) == 0); });
+        for (std::thread& thread : threads)
+            thread.join();
+        CHECK(f.order == "filter sealed ");
+        f.all[1].audited.system.cr0 &= ~bit(16);
+        CHECK(!f.guard.look(f.all[0]));
+        CHECK(f.guard.look(f.all[1]));
+    }
+}
+
+TEST_CASE("the machine's end lets a SEAL go that waits for a vCPU") {
+    Fixture f;
+    std::atomic<bool> asked = false;
+    f.ask = [&asked](uint32_t) { asked = true; };
+    int64_t first = 0;
+    int64_t second = 0;
+    std::thread a([&] { first = f.seal(f.all[0]); });
+    while (!asked)
+        std::this_thread::yield();
+    std::thread b([&] { second = f.seal(f.all[1]); });
+    f.guard.abandon_seal();
+    a.join();
+    b.join();
+    CHECK(first == -CASEMATE_EPERM);
+    CHECK(second == -CASEMATE_EPERM);
+    CHECK(f.order == "filter ");
+}
+
+TEST_CASE("registers that KVM does not tell end the machine as the host's failure") {
+    Fixture f;
+    SUBCASE("at SEAL") {
+        f.all[0].fails = true;
+        CHECK(f.seal(f.all[0]) == -CASEMATE_EPERM);
+        REQUIRE(f.ended);
+        CHECK(f.ended->reason == GuardEnd::Reason::host_failure);
+    }
+    SUBCASE("later") {
+        f.seal_all();
+        f.all[0].fails = true;
+        const auto end = f.guard.look(f.all[0]);
+        REQUIRE(end);
+        CHECK(end->reason == GuardEnd::Reason::host_failure);
+    }
+}
+
+TEST_CASE("a CPU that starts again may write what is pinned, and has a while to conform") {
+    Fixture f;
+    f.seal_all();
+    FakeCpu& cpu = f.all[1];
+    const auto may_write = [&](uint32_t index, uint64_t value) {
+        return !f.guard.msr_write(cpu, index, value).refused;
+    };
+    CHECK(may_write(0xc0000080, 0xd01));
+    CHECK(may_write(0xc0000080, 0x901)); // LMA is the CPU's own
+    CHECK(!may_write(0xc0000080, 0x900));
+    CHECK(may_write(0xc0000082, booted().msrs[0]));
+    CHECK(!may_write(0xc0000082, booted().msrs[0] + 1));
+    CHECK(!may_write(0xc0000101, 0));
+    CHECK(cpu.written.size() == 3);
+    CHECK(f.guard.counts().restarts == 0);
+
+    // INIT and start-up IPI, then the ways of Linux's trampoline.
+    cpu.audited.system = {};
+    cpu.audited.system.cs.l = 0;
+    cpu.ran = std::chrono::seconds(100);
+    CHECK(!f.guard.look(cpu));
+    CHECK(f.guard.counts().restarts == 1);
+    CHECK(!may_write(0xc0000080, 0x1901)); // SVME was not pinned
+    CHECK(!may_write(0xc0000080, 0x101));
+    CHECK(may_write(0xc0000080, 0x901));
+    cpu.audited.system.efer = 0xd01;
+    cpu.audited.system.cr0 = 0x80000001;
+    CHECK(!f.guard.look(cpu));
+    SUBCASE("it conforms") {
+        cpu.audited = booted();
+        CHECK(!f.guard.look(cpu));
+        CHECK(f.guard.counts().restarts == 1);
+        cpu.audited.system.cr0 &= ~bit(16);
+        CHECK(f.guard.look(cpu));
+    }
+    SUBCASE("it takes too long, and starting once more gives it no more") {
+        cpu.ran += Auditor::start_time;
+        CHECK(!f.guard.look(cpu));
+        cpu.audited.system = {};
+        CHECK(!f.guard.look(cpu));
+        cpu.ran += std::chrono::nanoseconds(1);
+        const auto end = f.guard.look(cpu);
+        REQUIRE(end);
+        CHECK(end->summary.find("CR0.PE was 0x1 at SEAL and is 0x0") != std::string::npos);
+        CHECK(f.guard.counts().restarts == 1);
+    }
+    SUBCASE("one that did not run at SEAL may write nothing") {
+        Fixture late;
+        late.all[1].waits = true;
+        late.seal_all();
+        CHECK(late.guard.msr_write(late.all[1], 0xc0000080, 0).refused);
+        CHECK(late.guard.msr_write(late.all[1], 0xc0000080, 0xd01).refused);
+    }
+}
+
+TEST_CASE("a refused MSR write is a violation, of no lock") {
+    Fixture f(3);
+    CHECK(!f.guard.msr_write(f.all[0], 0xc0000082, 0x1234).end);
+    CHECK(!f.guard.msr_write(f.all[1], 0xc0000080, 0).end);
+    CHECK(f.guard.counts().violations == 2);
+    const auto end = f.guard.msr_write(f.all[1], 0x176, 0xabcd).end;
+    REQUIRE(end);
+    CHECK(end->reason == GuardEnd::Reason::too_many_violations);
+    CHECK(end->summary.find("write of 0xabcd to SYSENTER_EIP by vCPU 1") != std::string::npos);
+    CHECK(end->report.find("SYSENTER_EIP, MSR 0x176") != std::string::npos);
+}
+
+TEST_CASE("the guest may write none of the audited MSRs, nor EFER") {
+    const auto refused = refused_msrs();
+    CHECK(refused.size() == 8);
+    for (const uint32_t index : refused)
+        CHECK(msr_name(index) != nullptr);
+    CHECK(std::ranges::count(refused, 0xc0000080U) == 1);
+    CHECK(msr_name(0xc0000101) == nullptr);
+}
+
+TEST_CASE("the audit event names vCPU, register, both values and RIP") {
+    AuditDifference difference{
+        .vcpu = 3, .name = "LSTAR", .expected = 0x10, .found = 0x20, .state = CpuState{}};
+    difference.state->registers.rip = 0x1234;
+    difference.state->system.ss.dpl = 3;
+    const EventFields fields = event_fields(difference, {});
+    const EventFields wanted{{"vcpu", uint64_t{3}}, {"register", "LSTAR"}, {"expected", "0x10"},
+                             {"found", "0x20"},     {"rip", "0x1234"},     {"cpl", uint64_t{3}}};
+    CHECK(fields == wanted);
+    difference.state.reset();
+    CHECK(event_fields(difference, {}).size() == 4);
+    CHECK(summary(difference, {}) == "audit of vCPU 3: LSTAR was 0x10 at SEAL and is 0x20");
+}

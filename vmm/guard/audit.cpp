@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guard/audit.hpp"
+
+#include <algorithm>
+
+namespace casemate {
+namespace {
+
+enum class Rule {
+    same,      // the CPU's mode
+    stays_set, // a protection: what was off at SEAL may still be switched on
+};
+
+// Bits that Linux sets once at each CPU's start. The others change while it runs: CR0.TS and CD, CR4.TSD,
+// PGE, PCE, OSXSAVE and so on.
+struct AuditedBit {
+    const char* name;
+    __u64 kvm_sregs::* reg;
+    unsigned bit;
+    Rule rule;
+};
+constexpr std::array audited_bits{
+    // SDM Vol. 3A, 2.5
+    AuditedBit{"CR0.PE", &kvm_sregs::cr0, 0, Rule::same},
+    AuditedBit{"CR0.WP", &kvm_sregs::cr0, 16, Rule::stays_set},
+    AuditedBit{"CR0.PG", &kvm_sregs::cr0, 31, Rule::same},
+    AuditedBit{"CR4.PAE", &kvm_sregs::cr4, 5, Rule::same},
+    AuditedBit{"CR4.UMIP", &kvm_sregs::cr4, 11, Rule::stays_set},
+    AuditedBit{"CR4.LA57", &kvm_sregs::cr4, 12, Rule::same},
+    AuditedBit{"CR4.SMEP", &kvm_sregs::cr4, 20, Rule::stays_set},
+    AuditedBit{"CR4.SMAP", &kvm_sregs::cr4, 21, Rule::stays_set},
+    // SDM Vol. 3A, 2.2.1
+    AuditedBit{"EFER.SCE", &kvm_sregs::efer, 0, Rule::same},
+    AuditedBit{"EFER.LME", &kvm_sregs::efer, 8, Rule::same},
+    AuditedBit{"EFER.LMA", &kvm_sregs::efer, 10, Rule::same},
+    AuditedBit{"EFER.NXE", &kvm_sregs::efer, 11, Rule::same},
+};
+
+// SDM Vol. 3A, 2.2.1
+constexpr uint64_t efer_lme = 1 << 8;
+constexpr uint64_t efer_lma = 1 << 10;
+constexpr uint64_t efer_always = 1 | efer_lme | 1 << 11; // SCE and NXE too
+
+std::optional<AuditDifference> first_difference(const AuditedState& expected, const AuditedState& found) {
+    const auto difference = [](const char* name, uint64_t was, uint64_t is) {
+        return AuditDifference{.name = name, .expected = was, .found = is, .state = {}};
+    };
+    for (const AuditedBit& entry : audited_bits) {
+        const uint64_t was = (expected.system.*entry.reg >> entry.bit) & 1;
+        const uint64_t is = (found.system.*entry.reg >> entry.bit) & 1;
+        if (was != is && (entry.rule == Rule::same || was == 1))
+            return difference(entry.name, was, is);
+    }
+    if (found.system.idt.base != expected.system.idt.base)
+        return difference("IDTR.base", expected.system.idt.base, found.system.idt.base);
+    if (found.system.idt.limit != expected.system.idt.limit)
+        return difference("IDTR.limit", expected.system.idt.limit, found.system.idt.limit);
+    for (size_t i = 0; i < entry_msrs.size(); ++i)
+        if (found.msrs.at(i) != expected.msrs.at(i))
+            return difference(entry_msrs.at(i).name, expected.msrs.at(i), found.msrs.at(i));
+    return std::nullopt;
+}
+
+} // namespace
+
+const char* msr_name(uint32_t index) {
+    if (index == efer_msr.index)
+        return efer_msr.name;
+    const auto* const found = std::ranges::find(entry_msrs, index, &EntryMsr::index);
+    return found == entry_msrs.end() ? nullptr : found->name;
+}
+
+void Auditor::begin() {
+    const std::lock_guard lock(m_mutex);
+    m_begun = true;
+    m_changed.notify_all();
+}
+
+bool Auditor::has_begun() const {
+    const std::lock_guard lock(m_mutex);
+    return m_begun;
+}
+
+bool Auditor::wait_to_begin() {
+    std::unique_lock lock(m_mutex);
+    m_changed.wait(lock, [this] { return m_begun || m_abandoned; });
+    return !m_abandoned;
+}
+
+void Auditor::pin(uint32_t cpu, const std::optional<AuditedState>& state) {
+    const std::lock_guard lock(m_mutex);
+    Pins& pins = m_pins.at(cpu);
+    if (!m_begun || pins.pinned != Pinned::not_yet)
+        return;
+    pins.pinned = state ? Pinned::running : Pinned::waiting;
+    pins.state = state.value_or(AuditedState{});
+    m_changed.notify_all();
+}
+
+bool Auditor::is_pinned(uint32_t cpu) const {
+    const std::lock_guard lock(m_mutex);
+    return m_pins.at(cpu).pinned != Pinned::not_yet;
+}
+
+bool Auditor::wait_for_pins() {
+    std::unique_lock lock(m_mutex);
+    m_changed.wait(lock, [this] {
+        return m_abandoned ||
+               std::ranges::none_of(m_pins, [](const Pins& pins) { return pins.pinned == Pinned::not_yet; });
+    });
+    return !m_abandoned;
+}
+
+void Auditor::abandon() {
+    const std::lock_guard lock(m_mutex);
+    m_abandoned = true;
+    m_changed.notify_all();
+}
+
+// INIT clears EFER (SDM Vol. 3A, table 10-1), and SMM begins without long mode (Vol. 3C, 32.4.1).
+void Auditor::note_restart(Pins& pins, uint64_t efer, std::chrono::nanoseconds run_time) {
+    if ((pins.state.system.efer & efer_lme) == 0 || (efer & efer_lme) != 0 || pins.restarted)
+        return;
+    pins.restarted = run_time;
+    ++m_restarts;
+}
+
+std::optional<AuditDifference> Auditor::audit(uint32_t cpu, const AuditedState& found,
+                                              std::chrono::nanoseconds run_time) {
+    const std::lock_guard lock(m_mutex);
+    Pins& pins = m_pins.at(cpu);
+    if (pins.pinned == Pinned::not_yet)
+        return std::nullopt;
+    if (pins.pinned == Pinned::waiting)
+        return AuditDifference{.vcpu = cpu, .name = "start", .expected = 0, .found = 1, .state = {}};
+    auto difference = first_difference(pins.state, found);
+    if (!difference) {
+        pins.restarted.reset();
+        return std::nullopt;
+    }
+    note_restart(pins, found.system.efer, run_time);
+    if (pins.restarted && run_time - *pins.restarted <= start_time)
+        return std::nullopt;
+    difference->vcpu = cpu;
+    return difference;
+}
+
+bool Auditor::grants(uint32_t cpu, uint32_t msr, uint64_t value, uint64_t efer,
+                     std::chrono::nanoseconds run_time) {
+    const std::lock_guard lock(m_mutex);
+    Pins& pins = m_pins.at(cpu);
+    if (pins.pinned != Pinned::running)
+        return false;
+    if (msr == efer_msr.index) {
+        // The CPU itself keeps EFER.LMA.
+        const uint64_t pinned = pins.state.system.efer & ~efer_lma;
+        const uint64_t wanted = value & ~efer_lma;
+        // Linux enters long mode before it sets what the CPU's model adds.
+        const bool restarts = (efer & efer_lme) == 0 && (wanted & ~pinned) == 0 &&
+                              (wanted & efer_always) == (pinned & efer_always);
+        if (restarts)
+            note_restart(pins, efer, run_time);
+        return wanted == pinned || restarts;
+    }
+    for (size_t i = 0; i < entry_msrs.size(); ++i)
+        if (entry_msrs.at(i).index == msr)
+            return value == pins.state.msrs.at(i);
+    return false;
+}
+
+uint64_t Auditor::restarts() const {
+    const std::lock_guard lock(m_mutex);
+    return m_restarts;
+}
+
+} // namespace casemate

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// Audit: what a sealed guest's vCPUs must keep in their registers, pinned at SEAL and compared ever after.
+#pragma once
+
+#include "guard/instruction.hpp"
+#include "kvm/uapi.hpp"
+
+#include <array>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+namespace casemate {
+
+// An MSR that decides how the kernel is entered. SDM Vol. 4, 2.1 and APM Vol. 2, 6.1.
+struct EntryMsr {
+    uint32_t index;
+    const char* name;
+};
+inline constexpr std::array entry_msrs{
+    EntryMsr{0xc0000082, "LSTAR"},   EntryMsr{0xc0000081, "STAR"},   EntryMsr{0xc0000084, "SFMASK"},
+    EntryMsr{0xc0000083, "CSTAR"},   EntryMsr{0x174, "SYSENTER_CS"}, EntryMsr{0x175, "SYSENTER_ESP"},
+    EntryMsr{0x176, "SYSENTER_EIP"},
+};
+inline constexpr EntryMsr efer_msr{0xc0000080, "EFER"};
+// What the guest may write after SEAL only as it is pinned: Linux writes them when it brings a CPU up, for
+// the first time or again, and at no other time.
+constexpr std::array<uint32_t, entry_msrs.size() + 1> refused_msrs() {
+    std::array<uint32_t, entry_msrs.size() + 1> indices{};
+    for (size_t i = 0; i < entry_msrs.size(); ++i)
+        indices.at(i) = entry_msrs.at(i).index;
+    indices.back() = efer_msr.index;
+    return indices;
+}
+// "LSTAR"; null for an MSR that is none of these.
+const char* msr_name(uint32_t index);
+
+// A vCPU's registers as the auditor reads them.
+struct AuditedState {
+    kvm_sregs system{};
+    std::array<uint64_t, entry_msrs.size()> msrs{}; // as entry_msrs has them
+};
+
+// A register that is not as it was.
+struct AuditDifference {
+    uint32_t vcpu = 0;
+    const char* name = ""; // "CR0.WP", "LSTAR", "IDTR.base"; "start" of a vCPU that ran only after SEAL
+    uint64_t expected = 0; // of one bit: 0 or 1
+    uint64_t found = 0;
+    std::optional<CpuState> state; // when it was found
+};
+
+// The pins of all vCPUs. Any thread.
+class Auditor {
+public:
+    explicit Auditor(uint32_t cpus)
+        : m_pins(cpus) {}
+
+    // Pins may be taken from here on: SEAL has begun, and the guest's writes to MSRs are refused.
+    void begin();
+    bool has_begun() const;
+    // Waits for begin(). False when abandoned.
+    bool wait_to_begin();
+    // Sets a vCPU's pins, unless it has them. Without a state it waits for its start-up IPI, and must never
+    // get one.
+    void pin(uint32_t cpu, const std::optional<AuditedState>& state);
+    bool is_pinned(uint32_t cpu) const;
+    // Waits until every vCPU is pinned. False when abandoned.
+    bool wait_for_pins();
+    // The machine ends: whoever waits, now or later, goes on at once.
+    void abandon();
+
+    // The first register that differs from its pin, for a vCPU that runs; `run_time` is what its thread has
+    // run. Empty when it has no pins yet, and for a while after INIT, which clears EFER. Entering SMM does so
+    // too; WRMSR cannot, once the guest's writes are refused. Until it conforms again it has no second while.
+    std::optional<AuditDifference> audit(uint32_t cpu, const AuditedState& found,
+                                         std::chrono::nanoseconds run_time);
+    // Whether the guest may write this value, where `efer` is what the vCPU has there now.
+    bool grants(uint32_t cpu, uint32_t msr, uint64_t value, uint64_t efer, std::chrono::nanoseconds run_time);
+    // How often vCPUs were reset and started again after SEAL.
+    uint64_t restarts() const;
+    // Of the thread's own time, so that a busy host does not matter. Linux 6.12 takes milliseconds.
+    static constexpr std::chrono::nanoseconds start_time = std::chrono::seconds(2);
+
+private:
+    enum class Pinned { not_yet, waiting, running };
+    struct Pins {
+        Pinned pinned = Pinned::not_yet;
+        AuditedState state;
+        std::optional<std::chrono::nanoseconds> restarted; // run time when it was noticed
+    };
+    void note_restart(Pins& pins, uint64_t efer, std::chrono::nanoseconds run_time);
+
+    mutable std::mutex m_mutex; // guards what follows
+    std::condition_variable m_changed;
+    bool m_begun = false;
+    bool m_abandoned = false;
+    std::vector<Pins> m_pins;
+    uint64_t m_restarts = 0;
+};
+
+} // namespace casemate
