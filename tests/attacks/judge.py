@@ -176,6 +176,9 @@ def why_not_this(event, case, policy, locks):
     """Why the violation cannot be the record of this attack, or nothing."""
     if event.get("source") == "unattributable":
         return ""
+    if case.register:
+        return "" if event.get("register") in case.register else \
+            f"the record names {event.get('register') or 'no register'} instead of {' or '.join(case.register)}"
     if event.get("policy") != policy:
         return f"the record tells of a {event.get('policy')} lock, not {policy}"
     if case.kind and event.get("kind") not in case.kind:
@@ -347,6 +350,11 @@ class VmJudge:
     def recorded(self, key, case):
         if case.record != "always":
             return None
+        if self.vm.status == 23:
+            audits = self.events.of("audit")
+            why = why_not_this(audits[-1], case, self.vm.policy, self.locks) if audits else \
+                "status 23, and no record of an audit"
+            return (WRONG, why) if why else None
         if self.events.violations() == 0:
             return WRONG, "no violation was recorded"
         if case.kind in self.short:
@@ -369,6 +377,10 @@ class VmJudge:
         if self.vm.status == 22:  # it tells of that fault, not of a store before it
             return None if "no operand of an instruction explains" in self.messages else \
                 (WRONG, "the exit report does not tell of a fault that nothing explains")
+        if self.vm.status == 23:
+            named = re.search(r"register {2,}(\S+)", self.messages)
+            return None if named and named[1] in case.register else \
+                (WRONG, f"the exit report does not name {' or '.join(case.register) or 'a register'}")
         event = self.record(key, case) or {}
         at = number(event.get("gpa"))
         if at is not None and f"{at:x}" not in self.messages.lower():

@@ -20,7 +20,7 @@ MEANING = {
 }
 OFF, READ_ONLY, DIE_ON_WRITE = "off", "read_only", "die_on_write"
 POLICIES = (READ_ONLY, DIE_ON_WRITE)
-KINDS = ("text", "rodata", "page_table", "data")
+KINDS = ("text", "rodata", "page_table", "data", "register")
 ENFORCED, UNENFORCED = "enforced", "unenforced"
 # Whether the host's page walker tolerates locked tables; elsewhere it is seen when a guest locks one.
 TABLE_MODES = {"amd-npt": UNENFORCED, "amd-shadow": ENFORCED, "intel-ept": UNENFORCED, "intel-noad": ENFORCED}
@@ -38,7 +38,8 @@ class Case:
     number: int
     source: str                 # "linux", or a payload's file with words that choose a group of its attacks
     names: tuple                # of a payload also patterns
-    kind: tuple = ()            # of the lock that is hit
+    kind: tuple = ()            # of the lock that is hit, or "register"
+    register: tuple = ()        # those that a record or an audit may name
     expect: dict = field(default_factory=dict, hash=False)
     status: dict = field(default_factory=dict, hash=False)
     proof: str = "changed"      # the outcome that shows that it works without a lock; "" needs none
@@ -134,9 +135,12 @@ def read_case(number, entry):
     kinds = entry.get("kind", [])
     kinds = [kinds] if isinstance(kinds, str) else kinds
     check(what, set(kinds) <= set(KINDS), f"kind {kinds} is not one of {', '.join(KINDS)}")
+    registers = entry.get("register", [])
+    registers = [registers] if isinstance(registers, str) else registers
+    check(what, (kinds == ["register"]) == bool(registers), "kind \"register\" and the registers go together")
     check_expectation(f"{what}: expect", entry.get("expect", STOPPED))
     case = Case(number=number, **{key: tuple(value) if isinstance(value, list) and key != "status" else value
-                                  for key, value in entry.items()} | {"kind": tuple(kinds)})
+                                  for key, value in entry.items()} | {"kind": tuple(kinds), "register": tuple(registers)})
     check(what, case.source == LINUX or case.source.split()[0].endswith(".elf"), f"source {case.source!r}")
     check(what, set(case.policies) <= set(POLICIES), f"policies {case.policies}")
     check(what, case.source != LINUX or case.exact_names() == list(case.names), "linux has no patterns")

@@ -22,6 +22,7 @@ constexpr Group groups[] = {
     {"ring3", attack_ring3},
     {"reset", attack_reset},
     {"self", attack_self},
+    {"registers", attack_registers},
     {"second_cpu", attack_second_cpu},
     {"rewriting", attack_rewriting},
     {"transfer", attack_transfer},

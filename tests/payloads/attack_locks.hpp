@@ -18,6 +18,7 @@ void attack_many_locks();    // 17: until the table is full
 void attack_ring3();         // 18: hypercalls of user space
 void attack_reset();         // 19: ways to start over; one a VM
 void attack_self();          // 31: locks that harm only the guest
+void attack_registers();     // 26, 27: registers changed after SEAL
 void attack_second_cpu();    // 32: another CPU that stores while a lock is taken
 void attack_rewriting();     // an instruction that changes while the monitor looks at it
 void attack_transfer();      // 33: a transfer that has begun before the lock
