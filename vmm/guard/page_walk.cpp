@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guard/page_walk.hpp"
 
+#include "guard/page_table_entry.hpp"
+
 #include <array>
 #include <span>
 
@@ -14,21 +16,6 @@ constexpr uint64_t cr4_pae = 1ULL << 5;
 constexpr uint64_t cr4_la57 = 1ULL << 12;
 constexpr uint64_t efer_lma = 1ULL << 10;
 constexpr uint64_t efer_nxe = 1ULL << 11;
-
-constexpr uint64_t entry_present = 1ULL << 0;
-constexpr uint64_t entry_writable = 1ULL << 1;
-constexpr uint64_t entry_user = 1ULL << 2;
-constexpr uint64_t entry_large = 1ULL << 7;
-constexpr uint64_t entry_no_execute = 1ULL << 63;
-
-// Bits `low` to `high`, inclusive.
-constexpr uint64_t bits(unsigned high, unsigned low) {
-    return (~0ULL >> (63 - high)) & (~0ULL << low);
-}
-
-// Where an entry of 64 bits holds an address. The physical address width is not known here: an address above
-// it is outside RAM anyway.
-constexpr uint64_t address_field = bits(51, 12);
 
 struct Level {
     unsigned shift;          // of the linear address, for the index
