@@ -147,6 +147,18 @@ GuestResult<void> GuestMemory::store_release(GuestPhysical address, uint16_t val
     });
 }
 
+GuestResult<void> GuestMemory::restore(GuestPhysical address, uint64_t value) const {
+    if (!is_aligned(address.value, sizeof(value)))
+        return std::unexpected(GuestFault::malformed);
+    std::byte* const host = find(GuestRange::of(address, sizeof(value)));
+    if (host == nullptr)
+        return std::unexpected(GuestFault::outside_ram);
+    if (m_unknown_read_only.load())
+        return std::unexpected(GuestFault::locked);
+    __atomic_store_n(reinterpret_cast<uint64_t*>(host), value, __ATOMIC_SEQ_CST);
+    return {};
+}
+
 GuestResult<Transfer> GuestMemory::begin_transfer(std::span<const GuestRange> ranges,
                                                   Direction direction) const {
     Transfer transfer;

@@ -128,6 +128,10 @@ public:
     GuestResult<uint16_t> load_acquire(GuestPhysical address) const;
     GuestResult<void> store_release(GuestPhysical address, uint16_t value) const;
 
+    // For the gate's owner alone, who undoes what the guest did to memory that no one may write: stores an
+    // 8-byte aligned word at once, without asking the gate. The page was not handed to deny_writes().
+    GuestResult<void> restore(GuestPhysical address, uint64_t value) const;
+
     // Which way a transfer moves bytes, seen from guest RAM.
     enum class Direction { out_of_ram, into_ram };
     // All ranges are checked, or none is granted. Adjacent ranges are not merged; empty ones are left out.

@@ -58,6 +58,20 @@ TEST_CASE("a write that touches one locked byte is refused whole") {
     CHECK(memory->store(GuestPhysical{0x4000}, uint64_t{1}));
 }
 
+TEST_CASE("the gate's owner restores aligned words of RAM, past the gate") {
+    auto memory = GuestMemory::create(1_MiB);
+    REQUIRE(memory);
+    const RefuseOnePage gate;
+    memory->set_write_gate(&gate);
+    CHECK(memory->restore(GuestPhysical{0x3008}, 7));
+    CHECK(memory->fetch<uint64_t>(GuestPhysical{0x3008}) == 7U);
+    CHECK(memory->restore(GuestPhysical{0x300c}, 8).error() == GuestFault::malformed);
+    CHECK(memory->fetch<uint64_t>(GuestPhysical{0x3008}) == 7U);
+    CHECK(memory->restore(GuestPhysical{1_MiB - 8}, 8));
+    CHECK(memory->restore(GuestPhysical{1_MiB}, 8).error() == GuestFault::outside_ram);
+    CHECK(memory->restore(GuestPhysical{~uint64_t{7}}, 8).error() == GuestFault::outside_ram);
+}
+
 TEST_CASE("a transfer is granted whole or not at all and is counted while it lives") {
     auto memory = GuestMemory::create(1_MiB);
     REQUIRE(memory);
