@@ -95,10 +95,15 @@ void attack_hypercalls() {
     static const struct {
         const char* name;
         uint64_t call;
-    } kept[] = {{"root_reference", CASEMATE_CALL_ROOT_REFERENCE}, {"root_check", CASEMATE_CALL_ROOT_CHECK},
-                {"root_arena", CASEMATE_CALL_ROOT_ARENA},         {"root_write", CASEMATE_CALL_ROOT_WRITE},
-                {"root_clear", CASEMATE_CALL_ROOT_CLEAR},         {"poke_text", CASEMATE_CALL_POKE_TEXT},
+    } kept[] = {{"root_arena", CASEMATE_CALL_ROOT_ARENA},
+                {"root_write", CASEMATE_CALL_ROOT_WRITE},
+                {"root_clear", CASEMATE_CALL_ROOT_CLEAR},
+                {"poke_text", CASEMATE_CALL_POKE_TEXT},
                 {"table_write", CASEMATE_CALL_TABLE_WRITE}};
+    // A slot of the user half; and nothing to compare with.
+    expect("root_reference", -CASEMATE_EINVAL, page, 1,
+           casemate_attributes(CASEMATE_CALL_ROOT_REFERENCE, 0, 0));
+    expect("root_check", -CASEMATE_EINVAL, page, 1, casemate_attributes(CASEMATE_CALL_ROOT_CHECK, 0, 0));
     for (const auto& call : kept)
         expect(call.name, -CASEMATE_ENOSYS, page, 1, casemate_attributes(call.call, 0, 0));
     expect("features_policy", -CASEMATE_EINVAL, 0, 1, casemate_attributes(CASEMATE_CALL_FEATURES, 1, 0));
@@ -136,11 +141,13 @@ void attack_hypercalls() {
     expect_writable("locked_page_refuses", page, false);
     expect_writable("page_behind_takes", page + 10 * page_bytes, true);
     const int64_t bits = features();
-    const bool tables = bits >= 0 && (static_cast<uint64_t>(bits) & (CASEMATE_FEATURE_TABLES_ENFORCED |
-                                                                     CASEMATE_FEATURE_TABLES_VERIFIED)) != 0;
-    expect("kind_page_table", tables ? 0 : -CASEMATE_EOPNOTSUPP, page + 12 * page_bytes, 1,
-           lock_attributes(read_only, CASEMATE_KIND_PAGE_TABLE));
-    expect_writable("page_table_page", page + 12 * page_bytes, !tables);
+    const auto has = [bits](uint64_t wanted) {
+        return bits >= 0 && (static_cast<uint64_t>(bits) & wanted) != 0;
+    };
+    const bool enforced = has(CASEMATE_FEATURE_TABLES_ENFORCED);
+    expect("kind_page_table", enforced || has(CASEMATE_FEATURE_TABLES_VERIFIED) ? 0 : -CASEMATE_EOPNOTSUPP,
+           page + 12 * page_bytes, 1, lock_attributes(read_only, CASEMATE_KIND_PAGE_TABLE));
+    expect_writable("page_table_page", page + 12 * page_bytes, !enforced);
     expect("last_page_of_ram", 0, end - page_bytes, 1, lock_attributes());
     expect_writable("last_page_locked", end - page_bytes, false);
 

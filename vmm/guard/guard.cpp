@@ -21,6 +21,11 @@ constexpr unsigned max_retries = 32;
 // A guest that locks RAM page by page must not fill the disk.
 constexpr uint64_t max_lock_events = 4096;
 
+// Compared at a root check: all that most guests have (a dozen, and one for each GiB of RAM), at some 10 us.
+constexpr size_t tables_per_check = 64;
+// The same at a violation, which is rare or hostile: under a millisecond.
+constexpr size_t tables_per_violation = 1024;
+
 constexpr uint64_t refusal(uint64_t error) {
     return ~error + 1;
 }
@@ -36,21 +41,28 @@ struct Match : Handlers... {
 Guard::Guard(Parts parts, Options options)
     : m_parts(std::move(parts))
     , m_options(options)
+    , m_roots(m_parts.memory)
+    , m_golden(m_parts.memory)
     , m_auditor(options.cpus) {}
 
-uint64_t Guard::hypercall(const GuestCpu& cpu, const HypercallRegisters& registers) {
+Guard::Answer Guard::hypercall(const GuestCpu& cpu, const HypercallRegisters& registers) {
     ++m_hypercalls;
     const auto call = parse_hypercall(registers);
     if (!call)
-        return refusal(call.error());
+        return {.result = refusal(call.error())};
+    // At each context switch of each vCPU.
+    if (const auto* const check = std::get_if<RootCheckCall>(&*call))
+        return root_check(cpu, *check);
     // SEAL waits for other vCPUs, one of which may be about to make a call.
     if (std::holds_alternative<SealCall>(*call))
-        return seal(cpu);
+        return {.result = seal(cpu)};
     const std::lock_guard one_at_a_time(m_call_mutex);
-    return std::visit(Match{[this](FeaturesCall) { return features(); },
-                            [this, &cpu](const LockCall& request) { return lock(cpu, request.lock); },
-                            [](SealCall) { return refusal(CASEMATE_EPERM); }},
-                      *call);
+    return std::visit(
+        Match{[this](FeaturesCall) { return Answer{.result = features()}; },
+              [this, &cpu](const LockCall& request) { return Answer{.result = lock(cpu, request.lock)}; },
+              [this, &cpu](const RootReferenceCall& request) { return root_reference(cpu, request.request); },
+              [](const auto& /*handled above*/) { return Answer{.result = refusal(CASEMATE_EPERM)}; }},
+        *call);
 }
 
 bool Guard::tables_enforced() {
@@ -60,9 +72,11 @@ bool Guard::tables_enforced() {
 }
 
 uint64_t Guard::features() {
-    uint64_t features = CASEMATE_FEATURE_LOCKS;
+    uint64_t features = CASEMATE_FEATURE_LOCKS | CASEMATE_FEATURE_ROOT_CHECK;
     if (tables_enforced())
         features |= CASEMATE_FEATURE_TABLES_ENFORCED;
+    else if (m_options.verify_tables)
+        features |= CASEMATE_FEATURE_TABLES_VERIFIED;
     if (m_sealed)
         features |= CASEMATE_FEATURE_SEALED;
     return features;
@@ -73,8 +87,12 @@ uint64_t Guard::lock(const GuestCpu& cpu, const Lock& lock) {
         return refusal(CASEMATE_EPERM);
     if (!m_parts.memory.is_ram(lock.range))
         return refusal(CASEMATE_EFAULT);
-    if (lock.kind == LockKind::page_table && !tables_enforced())
+    const bool verified = lock.kind == LockKind::page_table && !tables_enforced();
+    if (verified && !m_options.verify_tables)
         return refusal(CASEMATE_EOPNOTSUPP);
+    // It would stay as it is, which is less than such a lock promises.
+    if (!verified && m_golden.overlaps(lock.range))
+        return refusal(CASEMATE_EPERM);
     const auto change = m_table.add(lock);
     if (!change)
         return refusal(change.error() == LockRefusal::lowers_policy ? CASEMATE_EPERM : CASEMATE_E2BIG);
@@ -84,7 +102,12 @@ uint64_t Guard::lock(const GuestCpu& cpu, const Lock& lock) {
         m_table.undo(*change); // the machine is ending
         return refusal(CASEMATE_EPERM);
     }
-    if (const auto done = m_parts.protection.protect(change->newly_locked); !done) {
+    if (verified) {
+        if (!m_golden.add(change->newly_locked)) {
+            m_table.undo(*change);
+            return refusal(CASEMATE_E2BIG);
+        }
+    } else if (const auto done = m_parts.protection.protect(change->newly_locked); !done) {
         m_table.undo(*change);
         m_parts.log.guest(m_protect_site, done.error().message());
         return refusal(CASEMATE_E2BIG);
@@ -99,6 +122,94 @@ uint64_t Guard::lock(const GuestCpu& cpu, const Lock& lock) {
                                       {"policy", std::string(name_of(lock.policy))},
                                       {"vcpu", uint64_t{cpu.index()}}});
     return 0;
+}
+
+Guard::Answer Guard::root_reference(const GuestCpu& cpu, const RootRequest& request) {
+    if (m_sealed)
+        return {.result = refusal(CASEMATE_EPERM)};
+    const auto system = cpu.system_registers();
+    if (!system)
+        return {.result = refusal(CASEMATE_EINVAL),
+                .end =
+                    GuardEnd{.reason = GuardEnd::Reason::host_failure, .summary = system.error().message()}};
+    const bool first = !m_roots.has_reference();
+    const LockPolicy policy = m_roots.policy();
+    // In the table is what is protected, and what is under verification.
+    const auto done =
+        m_roots.reference(request, PagingMode::of(*system), m_table.locks(), [this](GuestPhysical page) {
+            return !m_table.may_write(GuestRange::of(page, page_bytes));
+        });
+    if (!done) {
+        const RootRefusal& why = done.error();
+        m_parts.log.guest(m_reference_site,
+                          fmt::format("the guest's reference for page-table roots, {}, is refused: {}{}",
+                                      to_string(request.root), words(why.reason),
+                                      why.table ? fmt::format(", {} of level {}", to_string(why.table->page),
+                                                              why.table->level)
+                                                : ""));
+        return {.result = refusal(error_of(why.reason))};
+    }
+    if (first || policy != request.policy)
+        m_parts.events.write("root_reference", {{"gpa", hex_string(request.root.value)},
+                                                {"first_slot", request.first_slot},
+                                                {"pair", request.pair},
+                                                {"policy", std::string(name_of(request.policy))},
+                                                {"tables", m_roots.extent().tables},
+                                                {"required_tables", m_roots.extent().required},
+                                                {"verified_tables", uint64_t{m_golden.pages()}},
+                                                {"vcpu", uint64_t{cpu.index()}}});
+    return {};
+}
+
+Guard::Answer Guard::root_check(const GuestCpu& cpu, const RootCheckCall& call) {
+    ++m_root_checks;
+    if (!m_roots.has_reference())
+        return {.result = refusal(CASEMATE_EINVAL)};
+    const auto system = cpu.system_registers();
+    if (!system)
+        return {.result = refusal(CASEMATE_EPERM),
+                .end =
+                    GuardEnd{.reason = GuardEnd::Reason::host_failure, .summary = system.error().message()}};
+    auto mismatch = m_roots.check(system->cr3, PagingMode::of(*system));
+    const bool loaded = mismatch.has_value();
+    if (!loaded && call.next && *call.next != root_of_cr3(system->cr3))
+        mismatch = m_roots.check_page(*call.next);
+    Answer answer;
+    if (mismatch) {
+        answer.result = refusal(CASEMATE_EPERM);
+        Violation violation{.source = ViolationSource::root,
+                            .root = RootViolation{.mismatch = *mismatch, .policy = m_roots.policy()},
+                            .vcpu = cpu.index(),
+                            .detail = loaded ? "" : "about to be loaded"};
+        if (const auto state = cpu.state())
+            violation.state = *state;
+        answer.end = judge(violation);
+    }
+    if (!answer.end)
+        answer.end = verify_tables(cpu.index(), tables_per_check);
+    return answer;
+}
+
+std::optional<GuardEnd> Guard::verify_tables(std::optional<uint32_t> finder, size_t pages) {
+    for (const TableDifference& difference : m_golden.compare(pages)) {
+        const auto lock = m_table.find(GuestRange::of(difference.page, page_bytes));
+        const bool repairs = !lock || lock->policy == LockPolicy::read_only;
+        // Another vCPU may have found it too.
+        if (repairs && m_golden.repair(difference.page) == 0)
+            continue;
+        const Violation violation{.source = ViolationSource::changed_table,
+                                  .lock = lock,
+                                  .address = difference.entry(),
+                                  .bytes = sizeof(difference.found),
+                                  .value = difference.found,
+                                  .expected = difference.expected,
+                                  .vcpu = finder,
+                                  .detail = fmt::format("{} of the table's entries differ{}",
+                                                        difference.entries, repairs ? ", written back" : "")};
+        if (auto end = judge(violation))
+            return end;
+    }
+    return std::nullopt;
 }
 
 // Every vCPU is pinned when this returns, so that none has time to change what is then taken for good.
@@ -259,6 +370,8 @@ std::optional<GuardEnd> Guard::store_fault(const GuestCpu& cpu, Unexplained unex
     violation.value = found.hit->value;
     if (auto end = judge(violation))
         return end;
+    if (auto end = verify_tables(cpu.index(), tables_per_violation))
+        return end;
     if (const auto done = cpu.inject_general_protection(); !done)
         return GuardEnd{.reason = GuardEnd::Reason::host_failure, .summary = done.error().message()};
     return std::nullopt;
@@ -283,7 +396,9 @@ std::optional<GuardEnd> Guard::emulated_store(const GuestCpu& cpu, GuestPhysical
     violation.value = value;
     if (const auto state = cpu.state())
         violation.state = *state;
-    return judge(violation);
+    if (auto end = judge(violation))
+        return end;
+    return verify_tables(cpu.index(), tables_per_violation);
 }
 
 void Guard::refused(const GuestRange& range) const {
@@ -301,15 +416,15 @@ void Guard::refused(const GuestRange& range) const {
 
 std::optional<GuardEnd> Guard::judge(const Violation& violation) const {
     const uint64_t number = ++m_violations;
-    const bool fatal = violation.lock && violation.lock->policy == LockPolicy::die_on_write;
+    const bool fatal = violation.policy() == LockPolicy::die_on_write;
     const bool too_many = m_options.max_violations != 0 && number >= m_options.max_violations;
     const LoadedSymbols symbols = record(violation, fatal || too_many);
     if (fatal)
-        return GuardEnd{GuardEnd::Reason::die_on_write, summary(violation, symbols),
-                        report(violation, symbols)};
+        return GuardEnd{violation.root ? GuardEnd::Reason::root_mismatch : GuardEnd::Reason::die_on_write,
+                        summary(violation, symbols), report(violation, symbols)};
     if (too_many)
         return GuardEnd{GuardEnd::Reason::too_many_violations,
-                        fmt::format("{} refused writes, the last: {}", number, summary(violation, symbols)),
+                        fmt::format("{} violations, the last: {}", number, summary(violation, symbols)),
                         report(violation, symbols)};
     return std::nullopt;
 }
@@ -342,6 +457,8 @@ Guard::Counts Guard::counts() const {
             .locked_bytes = m_table.locked_bytes(),
             .violations = m_violations,
             .unexplained_faults = m_unexplained,
+            .root_checks = m_root_checks,
+            .verified_tables = m_golden.pages(),
             .audits = m_audits,
             .restarts = m_auditor.restarts(),
             .audit_microseconds = m_audit_nanoseconds / 1000};

@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// Guard: a machine's locks. Takes the guest's hypercalls, has pages protected, judges who writes to them.
+// Guard: a machine's locks and roots. Takes the guest's hypercalls, has pages protected or verified, judges
+// who writes to them.
 #pragma once
 
 #include "base/event_log.hpp"
 #include "base/log.hpp"
 #include "guard/attribution.hpp"
 #include "guard/audit.hpp"
+#include "guard/golden_tables.hpp"
 #include "guard/guest_cpu.hpp"
 #include "guard/hypercall.hpp"
 #include "guard/lock_table.hpp"
 #include "guard/protection.hpp"
+#include "guard/roots.hpp"
 #include "guard/symbols.hpp"
 #include "guard/violation.hpp"
 #include "memory/guest_memory.hpp"
@@ -29,7 +32,8 @@ namespace casemate {
 // Why the guard wants the machine ended.
 struct GuardEnd {
     enum class Reason {
-        die_on_write,        // a store to a lock of that policy
+        die_on_write,  // a store to a lock of that policy, or a verified table of that policy changed
+        root_mismatch, // a vCPU's page-table root is not the kernel's, and the reference's policy says so
         too_many_violations, // Guard::Options::max_violations
         unattributable,      // a protection fault that nothing explains, and that would come again for ever
         audit_mismatch,      // a vCPU's registers are not as they were at SEAL
@@ -45,6 +49,8 @@ public:
     struct Options {
         uint64_t max_violations = 0; // the one of this number ends the machine; 0: no limit
         uint32_t cpus = 1;
+        // Where the host does not tolerate locked tables, LOCK takes them to be compared with copies.
+        bool verify_tables = false;
     };
     // What the guard uses; all outlive it.
     struct Parts {
@@ -66,8 +72,18 @@ public:
     };
     Guard(Parts parts, Options options);
 
-    // KVM_EXIT_HYPERCALL of number CASEMATE_HYPERCALL: the value for rax. Waits for transfers under way.
-    uint64_t hypercall(const GuestCpu& cpu, const HypercallRegisters& registers);
+    struct Answer {
+        uint64_t result = 0; // for rax
+        std::optional<GuardEnd> end;
+    };
+    // KVM_EXIT_HYPERCALL of number CASEMATE_HYPERCALL. LOCK waits for transfers under way; ROOT_CHECK waits
+    // for nobody.
+    Answer hypercall(const GuestCpu& cpu, const HypercallRegisters& registers);
+
+    // Compares up to `pages` of the tables under verification, by turns, and repairs or ends the machine by
+    // the policy of their lock. `finder`: the vCPU on whose thread this is, if any.
+    // Any thread.
+    std::optional<GuardEnd> verify_tables(std::optional<uint32_t> finder, size_t pages = ~size_t{0});
 
     // What to do about a fault that no store explains: another vCPU may have changed the instruction or its
     // tables meanwhile, so it is tried again a few times; or there is no second try.
@@ -105,6 +121,8 @@ public:
         uint64_t locked_bytes = 0;
         uint64_t violations = 0;
         uint64_t unexplained_faults = 0; // gone over again, or ended the machine
+        uint64_t root_checks = 0;
+        uint64_t verified_tables = 0;    // pages
         uint64_t audits = 0;             // looks at one vCPU's registers
         uint64_t restarts = 0;           // of vCPUs after SEAL
         uint64_t audit_microseconds = 0; // that they took, without the way out of the guest and back
@@ -119,6 +137,8 @@ private:
     bool tables_enforced();
     uint64_t features();
     uint64_t lock(const GuestCpu& cpu, const Lock& lock);
+    Answer root_reference(const GuestCpu& cpu, const RootRequest& request);
+    Answer root_check(const GuestCpu& cpu, const RootCheckCall& call);
     uint64_t seal(const GuestCpu& cpu);
     Result<void> pin(const GuestCpu& cpu);
     void note_text(const GuestCpu& cpu);
@@ -133,15 +153,18 @@ private:
     Parts m_parts;
     Options m_options;
     LockTable m_table;
+    Roots m_roots;
+    GoldenTables m_golden; // of page tables that are in m_table, and that the protection knows nothing of
     std::atomic<bool> m_sealed = false;
     std::atomic<bool> m_text_locked = false;
 
     Auditor m_auditor;
-    std::mutex m_call_mutex; // one LOCK or FEATURES at a time, none while m_sealed changes; guards
-                             // m_tables_enforced, m_lock_changes
+    // One LOCK, FEATURES or ROOT_REFERENCE at a time, none while m_sealed changes; guards the two below.
+    std::mutex m_call_mutex;
     std::optional<bool> m_tables_enforced;
     uint64_t m_lock_changes = 0; // LOCKs that locked or raised something
     LogSite m_protect_site;
+    LogSite m_reference_site;
 
     // Of one vCPU, used on its thread only.
     struct PerCpu {
@@ -162,6 +185,7 @@ private:
     std::atomic<uint64_t> m_hypercalls = 0;
     std::atomic<uint64_t> m_audits = 0;
     std::atomic<uint64_t> m_audit_nanoseconds = 0;
+    std::atomic<uint64_t> m_root_checks = 0;
 };
 
 } // namespace casemate

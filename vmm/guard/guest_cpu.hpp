@@ -22,6 +22,8 @@ public:
 
     virtual uint32_t index() const = 0;
     virtual Result<CpuState> state() const = 0;
+    // The system registers alone, without an ioctl where KVM hands them over with the exit.
+    virtual Result<kvm_sregs> system_registers() const = 0;
     // Whether the last exit came while an exception or interrupt was being delivered: KVM has put it back and
     // will deliver it again. SDM Vol. 3C, "Information for VM Exits That Occur During Event Delivery".
     virtual Result<bool> is_delivering_event() const = 0;
@@ -45,6 +47,7 @@ public:
         : m_vcpu(vcpu) {}
     uint32_t index() const override { return m_vcpu.index(); }
     Result<CpuState> state() const override;
+    Result<kvm_sregs> system_registers() const override { return m_vcpu.exit_system_registers(); }
     Result<bool> is_delivering_event() const override;
     Result<void> inject_general_protection() const override;
     Result<uint64_t> syscall_entry() const override;

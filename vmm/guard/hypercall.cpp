@@ -37,6 +37,25 @@ std::expected<Hypercall, uint32_t> parse_lock(const HypercallRegisters& register
                          .kind = static_cast<LockKind>(attributes.argument)}};
 }
 
+std::expected<Hypercall, uint32_t> parse_root_reference(const HypercallRegisters& registers,
+                                                        const Attributes& attributes) {
+    if (attributes.policy > CASEMATE_POLICY_DIE_ON_WRITE || registers.pages == 0 || registers.pages > 2 ||
+        !is_aligned(registers.address, page_bytes))
+        return std::unexpected(CASEMATE_EINVAL);
+    return RootReferenceCall{RootRequest{.root = {registers.address},
+                                         .pair = registers.pages == 2,
+                                         .first_slot = attributes.argument,
+                                         .policy = static_cast<LockPolicy>(attributes.policy)}};
+}
+
+std::expected<Hypercall, uint32_t> parse_root_check(const HypercallRegisters& registers) {
+    if (registers.pages != 1 || !is_aligned(registers.address, page_bytes))
+        return std::unexpected(CASEMATE_EINVAL);
+    if (registers.address == 0)
+        return RootCheckCall{};
+    return RootCheckCall{.next = GuestPhysical{registers.address}};
+}
+
 } // namespace
 
 std::expected<Hypercall, uint32_t> parse_hypercall(const HypercallRegisters& registers) {
@@ -48,6 +67,12 @@ std::expected<Hypercall, uint32_t> parse_hypercall(const HypercallRegisters& reg
     case CASEMATE_CALL_LOCK:
         return attributes.reserved == 0 ? parse_lock(registers, attributes)
                                         : std::unexpected(uint32_t{CASEMATE_EINVAL});
+    case CASEMATE_CALL_ROOT_REFERENCE:
+        return attributes.reserved == 0 ? parse_root_reference(registers, attributes)
+                                        : std::unexpected(uint32_t{CASEMATE_EINVAL});
+    case CASEMATE_CALL_ROOT_CHECK:
+        return plain && attributes.reserved == 0 ? parse_root_check(registers)
+                                                 : std::unexpected(uint32_t{CASEMATE_EINVAL});
     case CASEMATE_CALL_FEATURES:
     case CASEMATE_CALL_SEAL:
         if (!plain || attributes.reserved != 0)

@@ -3,10 +3,12 @@
 #pragma once
 
 #include "guard/lock.hpp"
+#include "guard/roots.hpp"
 #include "memory/guest_range.hpp"
 
 #include <cstdint>
 #include <expected>
+#include <optional>
 #include <variant>
 
 namespace casemate {
@@ -23,7 +25,13 @@ struct LockCall {
     Lock lock; // the range may lie outside RAM, but does not wrap
 };
 struct SealCall {};
-using Hypercall = std::variant<FeaturesCall, LockCall, SealCall>;
+struct RootReferenceCall {
+    RootRequest request; // page-aligned; may lie outside RAM; the slot may be any
+};
+struct RootCheckCall {
+    std::optional<GuestPhysical> next; // the root that is about to be loaded; page-aligned, may be no RAM
+};
+using Hypercall = std::variant<FeaturesCall, LockCall, SealCall, RootReferenceCall, RootCheckCall>;
 
 // The call, or the positive CASEMATE_E* that refuses it.
 std::expected<Hypercall, uint32_t> parse_hypercall(const HypercallRegisters& registers);

@@ -90,6 +90,47 @@ std::string register_name(const Violation& violation) {
     return name != nullptr ? name : fmt::format("MSR {:#x}", violation.msr.value_or(0));
 }
 
+// "gpa:0x116000, writable, supervisor, executable (0x116063)"
+std::string entry_words(uint64_t entry) {
+    if ((entry & entry_present) == 0)
+        return fmt::format("nothing ({:#x})", entry);
+    return fmt::format("{}, {}, {}, {}{} ({:#x})", to_string(GuestPhysical{entry & address_field}),
+                       (entry & entry_writable) != 0 ? "writable" : "read-only",
+                       (entry & entry_user) != 0 ? "user" : "supervisor",
+                       (entry & entry_no_execute) != 0 ? "not executable" : "executable",
+                       (entry & entry_large) != 0 ? ", large" : "", entry);
+}
+
+std::string mode_words(const PagingMode& mode) {
+    if (!mode.paging)
+        return "no paging";
+    if (!mode.long_mode)
+        return mode.pae ? "PAE paging" : "32-bit paging";
+    return fmt::format("{}-level paging{}", mode.five_levels ? 5 : 4, mode.no_execute ? "" : " without NX");
+}
+
+bool has_slot(RootMismatch::Kind kind) {
+    return kind != RootMismatch::Kind::outside_ram && kind != RootMismatch::Kind::paging_mode;
+}
+
+std::string root_summary(const RootMismatch& mismatch) {
+    const std::string root = "page-table root " + to_string(mismatch.root);
+    switch (mismatch.kind) {
+    case RootMismatch::Kind::slot:
+    case RootMismatch::Kind::user_root_slot:
+        return fmt::format("{}: slot {} is {:#x}, not {:#x}", root, mismatch.slot, mismatch.found,
+                           mismatch.expected);
+    case RootMismatch::Kind::executable_user:
+        return fmt::format("{}: the kernel could execute user memory by slot {}, {:#x}", root, mismatch.slot,
+                           mismatch.found);
+    case RootMismatch::Kind::outside_ram:
+        return root + " is not in RAM";
+    case RootMismatch::Kind::paging_mode:
+        break;
+    }
+    return root + " with another paging mode: " + mode_words(mismatch.mode);
+}
+
 std::string heading(const Violation& violation) {
     const std::string lock = violation.lock
                                  ? fmt::format("memory locked as {}, {},", words(violation.lock->kind),
@@ -105,6 +146,11 @@ std::string heading(const Violation& violation) {
     case ViolationSource::msr_write:
         return fmt::format("A write to {}, which is pinned since SEAL, was refused.",
                            register_name(violation));
+    case ViolationSource::changed_table:
+        return fmt::format("A page table under verification, {}, was changed.",
+                           violation.lock ? words(violation.lock->policy) : "not locked");
+    case ViolationSource::root:
+        return "A page-table root does not have the kernel's half of the address space.";
     case ViolationSource::unattributable:
         break;
     }
@@ -155,6 +201,26 @@ void add_registers(std::string& report, const CpuState& state) {
                    "ss", s.ss.selector, s.ss.base, privilege_level(state));
 }
 
+void add_root(std::string& report, const RootViolation& root) {
+    const RootMismatch& mismatch = root.mismatch;
+    const bool of_user = mismatch.kind == RootMismatch::Kind::user_root_slot;
+    add_line(report, "root", to_string(mismatch.root) + (of_user ? ", which user space runs on" : ""));
+    if (has_slot(mismatch.kind)) {
+        const bool executable = mismatch.kind == RootMismatch::Kind::executable_user;
+        add_line(report, "slot",
+                 fmt::format("{}, {}from {}", mismatch.slot,
+                             executable ? "user memory that the kernel could execute, " : "",
+                             to_string(first_address(mismatch.slot, mismatch.mode))));
+        add_line(report, "leads to", entry_words(mismatch.found));
+        add_line(report, "reference", entry_words(mismatch.expected));
+    } else if (mismatch.kind == RootMismatch::Kind::outside_ram) {
+        add_line(report, "reason", "it is not in RAM");
+    } else {
+        add_line(report, "reason", "the paging mode is another one: " + mode_words(mismatch.mode));
+    }
+    add_line(report, "policy", words(root.policy));
+}
+
 void add_instruction(std::string& report, const Violation& violation, const LoadedSymbols& symbols) {
     // Once KVM has emulated the store, RIP and what stands there belong to the next instruction.
     const bool behind = violation.source == ViolationSource::emulated_store;
@@ -184,6 +250,10 @@ bool was_started(const AuditDifference& difference) {
 
 std::string summary(const Violation& violation, const LoadedSymbols& symbols) {
     std::string line;
+    if (violation.root)
+        return root_summary(violation.root->mismatch) +
+               (violation.vcpu ? fmt::format(", on vCPU {}", *violation.vcpu) : "") +
+               (violation.detail.empty() ? "" : "; " + printable(violation.detail));
     if (violation.lock)
         line = fmt::format("{} {}", words(violation.lock->policy), words(violation.lock->kind));
     if (violation.address)
@@ -204,6 +274,11 @@ std::string summary(const Violation& violation, const LoadedSymbols& symbols) {
     case ViolationSource::msr_write:
         line += fmt::format("write of {:#x} to {}", violation.value.value_or(0), register_name(violation));
         break;
+    case ViolationSource::changed_table:
+        line += fmt::format("entry {:#x} instead of {:#x}, found", violation.value.value_or(0),
+                            violation.expected.value_or(0));
+        break;
+    case ViolationSource::root:
     case ViolationSource::unattributable:
         line += "memory fault that nothing explains";
         break;
@@ -228,6 +303,8 @@ std::string report(const Violation& violation, const LoadedSymbols& symbols) {
     if (!violation.detail.empty())
         add_line(report, violation.source == ViolationSource::host_write ? "writer" : "reason",
                  printable(violation.detail));
+    if (violation.root)
+        add_root(report, *violation.root);
     const auto symbol = target_symbol(violation, symbols);
     if (violation.address)
         add_line(report, "target", place(*violation.address, symbol, ", ", ""));
@@ -239,7 +316,10 @@ std::string report(const Violation& violation, const LoadedSymbols& symbols) {
         add_line(report, "register", fmt::format("{}, MSR {:#x}", register_name(violation), *violation.msr));
     if (violation.bytes != 0)
         add_line(report, "size", plural(violation.bytes, "byte"));
-    if (violation.value)
+    if (violation.source == ViolationSource::changed_table) {
+        add_line(report, "entry", entry_words(violation.value.value_or(0)));
+        add_line(report, "expected", entry_words(violation.expected.value_or(0)));
+    } else if (violation.value)
         add_line(report, "value",
                  hex_string(*violation.value) + (violation.bytes > 8 ? ", its first 8 bytes" : ""));
     add_instruction(report, violation, symbols);
@@ -263,11 +343,21 @@ EventFields event_fields(const Violation& violation, const LoadedSymbols& symbol
         fields.emplace_back(name, std::move(value));
     };
     add("source", name_of(violation.source));
+    if (const auto policy = violation.policy())
+        add("policy", name_of(*policy));
     if (violation.msr)
         add("kind", "register");
-    if (violation.lock) {
-        add("policy", name_of(violation.lock->policy));
+    if (violation.lock)
         add("kind", name_of(violation.lock->kind));
+    if (violation.root) {
+        const RootMismatch& mismatch = violation.root->mismatch;
+        add("mismatch", name_of(mismatch.kind));
+        add("root", hex_string(mismatch.root.value));
+        if (has_slot(mismatch.kind)) {
+            add("slot", uint64_t{mismatch.slot});
+            add("value", hex_string(mismatch.found));
+            add("expected", hex_string(mismatch.expected));
+        }
     }
     if (violation.address)
         add("gpa", hex_string(violation.address->value));
@@ -283,6 +373,8 @@ EventFields event_fields(const Violation& violation, const LoadedSymbols& symbol
         add("bytes", violation.bytes);
     if (violation.value)
         add("value", hex_string(*violation.value));
+    if (violation.expected)
+        add("expected", hex_string(*violation.expected));
     if (violation.vcpu)
         add("vcpu", uint64_t{*violation.vcpu});
     if (violation.state) {

@@ -44,6 +44,12 @@ PagingMode PagingMode::of(const kvm_sregs& registers) {
             .no_execute = (registers.efer & efer_nxe) != 0};
 }
 
+GuestLinear first_address(size_t slot, const PagingMode& mode) {
+    const unsigned shift = mode.five_levels ? 48 : 39;
+    const uint64_t sign = slot >= first_upper_slot ? ~0ULL << (shift + 9) : 0;
+    return {sign | uint64_t{slot} << shift};
+}
+
 uint32_t error_of(RootRefusal::Reason reason) {
     switch (reason) {
     case RootRefusal::Reason::outside_ram:

@@ -39,6 +39,9 @@ constexpr GuestPhysical root_of_cr3(uint64_t cr3) {
     return {cr3 & address_field};
 }
 
+// The first address that goes through a root's slot.
+GuestLinear first_address(size_t slot, const PagingMode& mode);
+
 // What ROOT_REFERENCE asks for.
 struct RootRequest {
     GuestPhysical root; // page-aligned

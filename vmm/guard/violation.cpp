@@ -13,6 +13,10 @@ const char* name_of(ViolationSource source) {
         return "host_write";
     case ViolationSource::msr_write:
         return "msr_write";
+    case ViolationSource::changed_table:
+        return "changed_table";
+    case ViolationSource::root:
+        return "root";
     case ViolationSource::unattributable:
         break;
     }

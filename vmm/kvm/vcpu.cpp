@@ -52,6 +52,18 @@ Result<kvm_sregs> Vcpu::system_registers() const {
     return value;
 }
 
+Result<kvm_sregs> Vcpu::exit_system_registers() const {
+    kvm_run& run = run_page();
+    if ((run.kvm_valid_regs & KVM_SYNC_X86_SREGS) != 0)
+        return run.s.regs.sregs;
+    const kvm_sregs value = TRY(system_registers());
+    if (m_can_synchronise) {
+        run.s.regs.sregs = value; // until the next KVM_RUN
+        run.kvm_valid_regs |= KVM_SYNC_X86_SREGS;
+    }
+    return value;
+}
+
 Result<void> Vcpu::set_system_registers(const kvm_sregs& registers) const {
     return call(KVM_SET_SREGS, "KVM_SET_SREGS", const_cast<kvm_sregs*>(&registers));
 }

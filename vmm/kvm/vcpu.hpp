@@ -22,6 +22,9 @@ public:
     Result<kvm_regs> registers() const;
     Result<void> set_registers(const kvm_regs& registers) const;
     Result<kvm_sregs> system_registers() const;
+    // Those of the last exit: by an ioctl the first time, then from the run page, where KVM puts them with
+    // each exit from then on (KVM API, KVM_CAP_SYNC_REGS). For who sets none between exits.
+    Result<kvm_sregs> exit_system_registers() const;
     Result<void> set_system_registers(const kvm_sregs& registers) const;
     Result<void> set_msrs(std::span<const kvm_msr_entry> msrs) const;
     Result<uint64_t> msr(uint32_t index) const;
@@ -50,16 +53,18 @@ public:
 
 private:
     friend class Vm;
-    Vcpu(Fd fd, Mapping run, uint32_t index)
+    Vcpu(Fd fd, Mapping run, uint32_t index, bool can_synchronise)
         : m_fd(std::move(fd))
         , m_run(std::move(run))
-        , m_index(index) {}
+        , m_index(index)
+        , m_can_synchronise(can_synchronise) {}
 
     Result<void> call(unsigned long request, const char* name, void* argument) const;
 
     Fd m_fd;
     Mapping m_run;
     uint32_t m_index;
+    bool m_can_synchronise; // KVM puts system registers into the run page
 };
 
 } // namespace casemate

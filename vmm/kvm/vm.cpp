@@ -134,7 +134,9 @@ Result<Vcpu> Vm::create_vcpu(uint32_t index) const {
     if (!fd)
         return fail(Error::system(fmt::format("KVM_CREATE_VCPU {}", index), errno));
     Mapping run = TRY(Mapping::shared(fd.get(), m_run_bytes, PROT_READ | PROT_WRITE));
-    return Vcpu(std::move(fd), std::move(run), index);
+    const bool can_synchronise =
+        (static_cast<unsigned>(check_extension(KVM_CAP_SYNC_REGS)) & KVM_SYNC_X86_SREGS) != 0;
+    return Vcpu(std::move(fd), std::move(run), index, can_synchronise);
 }
 
 int Vm::raw_ioctl(unsigned long request, void* argument) const {

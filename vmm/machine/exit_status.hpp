@@ -18,6 +18,7 @@ enum class EndReason {
     die_on_write,        // a write to memory locked so
     too_many_violations, // Config::max_violations
     audit_mismatch,      // a register is not as it was at SEAL
+    root_mismatch,       // a page-table root that is not the guest kernel's
     locks_missing,       // required, and not taken before the deadline
 };
 
@@ -46,6 +47,7 @@ constexpr std::array exit_statuses{
     ExitStatus{EndReason::die_on_write, 20, "die_on_write", "a write to memory locked die-on-write"},
     ExitStatus{EndReason::too_many_violations, 20, "too_many_violations",
                "as many writes to locked memory as allowed"},
+    ExitStatus{EndReason::root_mismatch, 21, "root_mismatch", "a page-table root that is not the kernel's"},
     ExitStatus{EndReason::unattributable, 22, "unattributable", "a memory fault that nothing explains"},
     ExitStatus{EndReason::audit_mismatch, 23, "audit_mismatch", "a register changed that was pinned at SEAL"},
     ExitStatus{EndReason::locks_missing, 24, "locks_missing", "locks were required and not taken in time"},

@@ -12,6 +12,8 @@ EndReason end_reason(GuardEnd::Reason reason) {
         return EndReason::die_on_write;
     case GuardEnd::Reason::too_many_violations:
         return EndReason::too_many_violations;
+    case GuardEnd::Reason::root_mismatch:
+        return EndReason::root_mismatch;
     case GuardEnd::Reason::unattributable:
         return EndReason::unattributable;
     case GuardEnd::Reason::audit_mismatch:

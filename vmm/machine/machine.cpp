@@ -335,6 +335,8 @@ void Machine::report_end(const MachineEnd& end) {
                                      {"locks", counts.locks},
                                      {"locked_bytes", counts.locked_bytes},
                                      {"violations", counts.violations},
+                                     {"root_checks", counts.root_checks},
+                                     {"verified_tables", counts.verified_tables},
                                      {"unexplained_faults", counts.unexplained_faults},
                                      {"audits", counts.audits},
                                      {"vcpu_restarts", counts.restarts},

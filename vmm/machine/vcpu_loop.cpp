@@ -54,14 +54,16 @@ std::optional<MachineEnd> handle_memory_access(kvm_run& run, const VcpuContext& 
     return std::nullopt;
 }
 
-// Returned to the guest for a hypercall that is none of ours: guard/casemate_abi.h has KVM's numbers.
-void handle_hypercall(kvm_run& run, Guard& guard, const GuestCpu& cpu) {
+std::optional<MachineEnd> handle_hypercall(kvm_run& run, Guard& guard, const GuestCpu& cpu) {
+    if (run.hypercall.nr != CASEMATE_HYPERCALL) {
+        run.hypercall.ret = -uint64_t{CASEMATE_ENOSYS}; // guard/casemate_abi.h has KVM's numbers
+        return std::nullopt;
+    }
     const auto& arguments = run.hypercall.args;
-    run.hypercall.ret =
-        run.hypercall.nr == CASEMATE_HYPERCALL
-            ? guard.hypercall(cpu,
-                              {.address = arguments[0], .pages = arguments[1], .attributes = arguments[2]})
-            : -uint64_t{CASEMATE_ENOSYS};
+    Guard::Answer answer =
+        guard.hypercall(cpu, {.address = arguments[0], .pages = arguments[1], .attributes = arguments[2]});
+    run.hypercall.ret = answer.result;
+    return to_machine_end(std::move(answer.end));
 }
 
 // KVM API, KVM_EXIT_X86_WRMSR: with `error` the next KVM_RUN raises #GP(0), else it goes on behind the
@@ -117,7 +119,7 @@ std::optional<MachineEnd> run_vcpu(const Vcpu& vcpu, const VcpuContext& context)
             end = handle_memory_access(run, context, cpu);
             break;
         case KVM_EXIT_HYPERCALL:
-            handle_hypercall(run, context.guard, cpu);
+            end = handle_hypercall(run, context.guard, cpu);
             break;
         case KVM_EXIT_X86_WRMSR: // only of what the filter names
             end = handle_msr_write(run, context.guard, cpu);

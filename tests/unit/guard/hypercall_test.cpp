@@ -50,8 +50,9 @@ TEST_CASE("a call without the mark is KVM's own and not supported") {
 
 TEST_CASE("unknown calls, policies and kinds are refused each in its way") {
     for (uint64_t call = 0; call < 256; ++call) {
-        const bool known =
-            call == CASEMATE_CALL_FEATURES || call == CASEMATE_CALL_LOCK || call == CASEMATE_CALL_SEAL;
+        const bool known = call == CASEMATE_CALL_FEATURES || call == CASEMATE_CALL_LOCK ||
+                           call == CASEMATE_CALL_SEAL || call == CASEMATE_CALL_ROOT_REFERENCE ||
+                           call == CASEMATE_CALL_ROOT_CHECK;
         CHECK(refusal({0x1000, 1, casemate_attributes(call, 0, 0)}) == (known ? 0 : CASEMATE_ENOSYS));
     }
     CHECK(refusal({0x1000, 1, casemate_attributes(CASEMATE_CALL_LOCK, 2, 0)}) == CASEMATE_EINVAL);
@@ -60,6 +61,38 @@ TEST_CASE("unknown calls, policies and kinds are refused each in its way") {
     CHECK(refusal({0x1000, 1, casemate_attributes(CASEMATE_CALL_LOCK, 0, CASEMATE_ARGUMENT_MAX)}) ==
           CASEMATE_EINVAL);
     CHECK(refusal({0x1000, 1, lock_text | 1}) == CASEMATE_EINVAL);
+}
+
+TEST_CASE("a root reference: a page or a pair, its policy and its first slot") {
+    const auto attributes = [](uint64_t policy, uint64_t slot) {
+        return casemate_attributes(CASEMATE_CALL_ROOT_REFERENCE, policy, slot);
+    };
+    const auto call = parse_hypercall({0x6000, 2, attributes(CASEMATE_POLICY_DIE_ON_WRITE, 300)});
+    REQUIRE(call);
+    const RootRequest& request = std::get<RootReferenceCall>(*call).request;
+    CHECK(request.root == GuestPhysical{0x6000});
+    CHECK(request.pair);
+    CHECK(request.first_slot == 300);
+    CHECK(request.policy == LockPolicy::die_on_write);
+    const auto single = parse_hypercall({0x7000, 1, attributes(0, CASEMATE_ARGUMENT_MAX)});
+    REQUIRE(single);
+    CHECK_FALSE(std::get<RootReferenceCall>(*single).request.pair);
+    CHECK(std::get<RootReferenceCall>(*single).request.first_slot == CASEMATE_ARGUMENT_MAX);
+    CHECK(refusal({0x6000, 0, attributes(0, 300)}) == CASEMATE_EINVAL);
+    CHECK(refusal({0x6000, 3, attributes(0, 300)}) == CASEMATE_EINVAL);
+    CHECK(refusal({0x6001, 1, attributes(0, 300)}) == CASEMATE_EINVAL);
+    CHECK(refusal({0x6000, 1, attributes(2, 300)}) == CASEMATE_EINVAL);
+    CHECK(refusal({0x6000, 1, attributes(0, 300) | 1}) == CASEMATE_EINVAL);
+}
+
+TEST_CASE("a root check: of the root that is loaded, or of the next one too") {
+    const uint64_t attributes = casemate_attributes(CASEMATE_CALL_ROOT_CHECK, 0, 0);
+    CHECK_FALSE(std::get<RootCheckCall>(*parse_hypercall({0, 1, attributes})).next);
+    CHECK(std::get<RootCheckCall>(*parse_hypercall({0x8000, 1, attributes})).next == GuestPhysical{0x8000});
+    CHECK(refusal({0x8001, 1, attributes}) == CASEMATE_EINVAL);
+    CHECK(refusal({0x8000, 2, attributes}) == CASEMATE_EINVAL);
+    for (const unsigned bit : {0U, 5U, 31U, 32U, 39U})
+        CHECK(refusal({0x8000, 1, attributes | uint64_t{1} << bit}) == CASEMATE_EINVAL);
 }
 
 TEST_CASE("a lock's range is checked even if KVM had not") {

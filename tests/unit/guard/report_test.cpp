@@ -93,6 +93,33 @@ Violation unattributable() {
             .detail = "the decoder does not know the instruction"};
 }
 
+// As casemate::synthetic tables would be forged.
+Violation root(RootMismatch::Kind kind) {
+    return {.source = ViolationSource::root,
+            .root = RootViolation{.mismatch = {.kind = kind,
+                                               .root = {0x200000},
+                                               .slot = 511,
+                                               .expected = 0x116063,
+                                               .found = 0x8000000000700067,
+                                               .mode = {.paging = true, .long_mode = true}},
+                                  .policy = LockPolicy::die_on_write},
+            .vcpu = 1,
+            .detail = ""};
+}
+
+Violation changed_table() {
+    return {.source = ViolationSource::changed_table,
+            .lock = Lock{.range = GuestRange::of({0x117000}, 0x1000),
+                         .policy = LockPolicy::read_only,
+                         .kind = LockKind::page_table},
+            .address = GuestPhysical{0x117040},
+            .bytes = 8,
+            .value = 0x8000e3,
+            .expected = 0,
+            .vcpu = 1,
+            .detail = "2 of the table's entries differ, written back"};
+}
+
 std::string json_of(const EventFields& fields) {
     const Fd file(memfd_create("events", MFD_CLOEXEC));
     auto log = EventLog::open(("/proc/self/fd/" + std::to_string(file.get())).c_str());
@@ -280,6 +307,60 @@ TEST_CASE_FIXTURE(Fixture, "a store behind no mapping of the image is named by i
     violation.bytes = 64;
     CHECK(report(violation, loaded).find("value       0x4141414141414141, its first 8 bytes\n") !=
           std::string::npos);
+}
+
+TEST_CASE_FIXTURE(Fixture, "a root's slot") {
+    const Violation violation = root(RootMismatch::Kind::slot);
+    CHECK(summary(violation, loaded) == "page-table root gpa:0x200000: slot 511 is 0x8000000000700067, not "
+                                        "0x116063, on vCPU 1");
+    CHECK(report(violation, loaded) ==
+          R"(A page-table root does not have the kernel's half of the address space.
+  root        gpa:0x200000
+  slot        511, from gla:0xffffff8000000000
+  leads to    gpa:0x700000, writable, user, not executable (0x8000000000700067)
+  reference   gpa:0x116000, writable, supervisor, executable (0x116063)
+  policy      die-on-write
+  vCPU        1)");
+    CHECK(json_of(event_fields(violation, loaded)) ==
+          R"(,"source":"root","policy":"die_on_write","mismatch":"slot","root":"0x200000","slot":511,)"
+          R"("value":"0x8000000000700067","expected":"0x116063","vcpu":1})"
+          "\n");
+}
+
+TEST_CASE_FIXTURE(Fixture, "other mismatches of roots") {
+    using Kind = RootMismatch::Kind;
+    CHECK(report(root(Kind::user_root_slot), loaded).find("gpa:0x200000, which user space runs on") !=
+          std::string::npos);
+    CHECK(summary(root(Kind::executable_user), loaded) ==
+          "page-table root gpa:0x200000: the kernel could execute user memory by slot 511, "
+          "0x8000000000700067, on vCPU 1");
+    CHECK(summary(root(Kind::outside_ram), loaded) ==
+          "page-table root gpa:0x200000 is not in RAM, on vCPU 1");
+    CHECK(report(root(Kind::outside_ram), loaded).find("slot") == std::string::npos);
+    Violation mode = root(Kind::paging_mode);
+    CHECK(summary(mode, loaded) == "page-table root gpa:0x200000 with another paging mode: 4-level paging "
+                                   "without NX, on vCPU 1");
+    mode.root->mismatch.mode = {.paging = true, .long_mode = true, .five_levels = true, .no_execute = true};
+    CHECK(report(mode, loaded).find("the paging mode is another one: 5-level paging\n") != std::string::npos);
+    mode.root->mismatch.mode = {};
+    mode.detail = "about to be loaded";
+    CHECK(summary(mode, loaded).ends_with("no paging, on vCPU 1; about to be loaded"));
+    CHECK(json_of(event_fields(mode, loaded)).find("\"slot\"") == std::string::npos);
+}
+
+TEST_CASE_FIXTURE(Fixture, "a changed table") {
+    const Violation violation = changed_table();
+    CHECK(summary(violation, loaded) ==
+          "read-only page table at gpa:0x117040: entry 0x8000e3 instead of 0x0, found by vCPU 1; 2 of the "
+          "table's entries differ, written back");
+    CHECK(report(violation, loaded) == R"(A page table under verification, read-only, was changed.
+  reason      2 of the table's entries differ, written back
+  target      gpa:0x117040
+  size        8 bytes
+  entry       gpa:0x800000, writable, supervisor, executable, large (0x8000e3)
+  expected    nothing (0x0)
+  lock        page table, read-only, 4 KiB from gpa:0x117000 to 0x117fff
+  vCPU        1)");
 }
 
 } // namespace
