@@ -8,8 +8,7 @@
 namespace casemate {
 
 bool GoldenTables::read(const Page& page, TableEntries& now) const {
-    return m_memory.read(GuestRange::of({page.address}, page_bytes), std::as_writable_bytes(std::span(now)))
-        .has_value();
+    return m_memory.read_words({page.address}, now).has_value();
 }
 
 bool GoldenTables::add(std::span<const GuestRange> ranges) {
@@ -24,8 +23,7 @@ bool GoldenTables::add(std::span<const GuestRange> ranges) {
     for (const GuestRange& range : ranges)
         for (uint64_t address = range.start().value; address < range.end(); address += page_bytes) {
             auto entries = std::make_unique_for_overwrite<TableEntries>();
-            if (m_memory.read(GuestRange::of({address}, page_bytes),
-                              std::as_writable_bytes(std::span(*entries))))
+            if (m_memory.read_words({address}, *entries))
                 m_pages.push_back({address, std::move(entries)});
         }
     std::ranges::sort(m_pages, {}, &Page::address);

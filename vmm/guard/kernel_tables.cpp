@@ -91,7 +91,7 @@ bool KernelTableWalk::visit_table(uint64_t page, unsigned level, uint64_t linear
     ++m_tables;
     chunk.found.at(word) |= bit;
     TableEntries entries;
-    if (!m_memory.read(range, std::as_writable_bytes(std::span(entries))))
+    if (!m_memory.read_words({page}, entries))
         return false;
     const bool wanted = visit_entries(entries, level, linear);
     if (wanted)

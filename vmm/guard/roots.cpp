@@ -110,10 +110,8 @@ const char* name_of(RootMismatch::Kind kind) {
 // False: not in RAM.
 bool Roots::read_upper_half(GuestPhysical root, size_t first_slot, UpperHalf& entries) const {
     const auto wanted = std::span(entries).subspan(first_slot - half);
-    const GuestRange range =
-        GuestRange::of({root.value + first_slot * sizeof(uint64_t)}, wanted.size_bytes());
     std::ranges::fill(std::span(entries).first(first_slot - half), 0);
-    return m_memory.read(range, std::as_writable_bytes(wanted)).has_value();
+    return m_memory.read_words({root.value + first_slot * sizeof(uint64_t)}, wanted).has_value();
 }
 
 bool Roots::read_reference(const RootRequest& request, Reference& reference) const {
@@ -265,7 +263,7 @@ std::optional<RootMismatch> Roots::compare(const Reference& reference, GuestPhys
     if (!reference.mode.no_execute)
         return std::nullopt;
     UpperHalf lower;
-    if (!m_memory.read(GuestRange::of(kernel_page, sizeof(lower)), std::as_writable_bytes(std::span(lower))))
+    if (!m_memory.read_words(kernel_page, lower))
         return mismatch(Kind::outside_ram, kernel_page, 0, 0, 0);
     for (size_t slot = 0; slot < half; ++slot)
         if ((lower.at(slot) & (entry_present | entry_no_execute)) == entry_present)

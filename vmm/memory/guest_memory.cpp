@@ -115,6 +115,22 @@ GuestResult<void> GuestMemory::read(GuestRange range, std::span<std::byte> desti
     return {};
 }
 
+GuestResult<void> GuestMemory::read_words(GuestPhysical address, std::span<uint64_t> words) const {
+    if (!is_aligned(address.value, sizeof(uint64_t)))
+        return std::unexpected(GuestFault::malformed);
+    if (words.empty())
+        return {};
+    const auto range =
+        GuestRange::from_guest(GuestValue(address.value), GuestValue(uint64_t{words.size_bytes()}));
+    const std::byte* const host = range ? find(*range) : nullptr;
+    if (host == nullptr)
+        return std::unexpected(GuestFault::outside_ram);
+    const auto* const source = reinterpret_cast<const uint64_t*>(host);
+    for (size_t i = 0; i < words.size(); ++i)
+        words[i] = __atomic_load_n(source + i, __ATOMIC_RELAXED);
+    return {};
+}
+
 GuestResult<void> GuestMemory::write(GuestPhysical address, std::span<const std::byte> source) const {
     if (source.empty())
         return {};

@@ -106,6 +106,9 @@ public:
     // Sets every byte of the range to zero.
     GuestResult<void> clear(GuestRange range) const;
 
+    // The same of 8-byte aligned words that a guest may be changing, each read at once: page-table entries.
+    GuestResult<void> read_words(GuestPhysical address, std::span<uint64_t> words) const;
+
     // One copy of a structure, to be checked and used from the copy alone.
     template <typename T>
         requires std::is_trivially_copyable_v<T>

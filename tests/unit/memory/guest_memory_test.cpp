@@ -72,6 +72,21 @@ TEST_CASE("the gate's owner restores aligned words of RAM, past the gate") {
     CHECK(memory->restore(GuestPhysical{~uint64_t{7}}, 8).error() == GuestFault::outside_ram);
 }
 
+TEST_CASE("words are read aligned, all or none") {
+    const auto memory = GuestMemory::create(1_MiB);
+    REQUIRE(memory);
+    CHECK(memory->store(GuestPhysical{1_MiB - 16}, uint64_t{5}));
+    CHECK(memory->store(GuestPhysical{1_MiB - 8}, uint64_t{6}));
+    std::array<uint64_t, 2> words{1, 2};
+    CHECK(memory->read_words(GuestPhysical{1_MiB - 8}, words).error() == GuestFault::outside_ram);
+    CHECK(memory->read_words(GuestPhysical{~uint64_t{7}}, words).error() == GuestFault::outside_ram);
+    CHECK(memory->read_words(GuestPhysical{1_MiB - 20}, words).error() == GuestFault::malformed);
+    CHECK(words == std::array<uint64_t, 2>{1, 2});
+    CHECK(memory->read_words(GuestPhysical{1_MiB - 16}, words));
+    CHECK(words == std::array<uint64_t, 2>{5, 6});
+    CHECK(memory->read_words(GuestPhysical{1_MiB}, {}));
+}
+
 TEST_CASE("a transfer is granted whole or not at all and is counted while it lives") {
     auto memory = GuestMemory::create(1_MiB);
     REQUIRE(memory);
