@@ -20,7 +20,8 @@
  * call: CPL other than 0 (-CASEMATE_EPERM), a misaligned address, no page, or a range that wraps
  * (-CASEMATE_EINVAL). Without the mark in bits 63:48 the call is KVM's own (private and shared memory) and is
  * refused with -CASEMATE_EOPNOTSUPP. Any vCPU may call at any time; calls of several vCPUs take effect one
- * after the other. A call may take as long as a device's transfer that is under way.
+ * after the other, but for ROOT_CHECK, which goes on beside them. LOCK may take as long as a device's
+ * transfer that is under way.
  */
 #ifndef CASEMATE_ABI_H
 #define CASEMATE_ABI_H
@@ -67,27 +68,122 @@
  *
  *   -CASEMATE_EFAULT      some page is not RAM
  *   -CASEMATE_EINVAL      unknown policy or kind, or a reserved bit is set
- *   -CASEMATE_EPERM       would lower the policy of some page; or after SEAL
- *   -CASEMATE_E2BIG       too many separate ranges; adjacent ranges of one policy and kind count as one
- *   -CASEMATE_EOPNOTSUPP  KIND_PAGE_TABLE where the host does not tolerate locked tables (FEATURES tells)
+ *   -CASEMATE_EPERM       would lower the policy of some page; or another kind for a page that is verified,
+ *                         see KIND_PAGE_TABLE; or after SEAL
+ *   -CASEMATE_E2BIG       too many separate ranges; adjacent ranges of one policy and kind count as one. Or
+ *                         more verified pages than 1024 and one for each MiB of RAM
  */
 #define CASEMATE_CALL_LOCK 1ULL
 
-/* Numbers 2 to 6, 8 and 9 are kept for roots, text and table changes, and are refused for now. */
+/*
+ * ROOT_REFERENCE: the page-table roots that the guest runs on from now on have the same kernel half as this
+ * one, from the first kernel slot to 511. The monitor keeps a copy: the page itself may change. In long mode
+ * only; 4 or 5 levels as the calling vCPU has them.
+ *
+ *   address, pages  the root; 2 pages with page table isolation, where every root is the first of a pair, a
+ *                   multiple of 8192, and user space runs on the page behind it
+ *   policy          what ROOT_CHECK does with another root: READ_ONLY refuses and records it, DIE_ON_WRITE
+ *                   ends the VM
+ *   argument        the first kernel slot, 256 to 511: that of the direct map
+ *
+ * Every table through which this root, or the one for user space, maps pages locked as TEXT or RODATA, or the
+ * direct map, must be locked as PAGE_TABLE before. The direct map is all that lies at the same distance from
+ * its guest-physical address as the first page that is mapped from the first kernel slot on. Asking again
+ * with the same kernel half is allowed, and may raise the policy.
+ *
+ *   -CASEMATE_EFAULT      a page of the root is not RAM
+ *   -CASEMATE_EINVAL      a bad slot or policy, not 1 or 2 pages, an odd pair, or the vCPU is not in long mode
+ *   -CASEMATE_EPERM       there is a reference with another kernel half, first slot, paging mode or number of
+ *                         pages, or with a higher policy; or after SEAL
+ *   -CASEMATE_EOPNOTSUPP  one of those tables is not locked
+ *   -CASEMATE_E2BIG       there are more tables below than 65536 and one for each MiB of RAM
+ */
 #define CASEMATE_CALL_ROOT_REFERENCE 2ULL
-#define CASEMATE_CALL_ROOT_CHECK 3ULL
-#define CASEMATE_CALL_ROOT_ARENA 4ULL
-#define CASEMATE_CALL_ROOT_WRITE 5ULL
-#define CASEMATE_CALL_ROOT_CLEAR 6ULL
 
 /*
- * SEAL: no range, policy or argument. Says that the guest has locked all it wants: LOCK fails from now on.
- * Sealing again returns 0 and changes nothing.
+ * ROOT_CHECK: no policy or argument. Compares the root in the caller's CR3, and the one that `address` names
+ * if it is not 0: the root that the guest is about to load. Of a pair, both pages are compared, whichever is
+ * named or loaded. Ask before loading CR3: code that asks afterwards is already what the new root maps. Some
+ * of the verified tables are compared too: 64 a call, by turns.
+ *
+ * Compared are address, rights (P, R/W, U/S, NX), caching and PS of the kernel slots; not A, D, nor what the
+ * CPU ignores (bits 11:9 and 62:52). Of a pair's first page the present slots 0 to 255 must have NX, if
+ * EFER.NXE was set at ROOT_REFERENCE. The paging mode (CR0.PG, CR4.PAE, CR4.LA57, EFER.LMA, EFER.NXE) must be
+ * that of ROOT_REFERENCE.
+ *
+ * Once there is an arena, a root is right when it is one of the arena's (of a pair, either page) or the
+ * reference itself. A guest that compares the roots it loads with the arena's bounds need not ask.
+ *
+ *   -CASEMATE_EPERM   one of the roots is not right: go on with neither
+ *   -CASEMATE_EINVAL  no ROOT_REFERENCE yet; or not 1 page
  */
-#define CASEMATE_CALL_SEAL 7ULL
+#define CASEMATE_CALL_ROOT_CHECK 3ULL
 
+/*
+ * ROOT_ARENA: gives the range to the monitor as a pool of roots, numbered from 0: a page each, or two with
+ * page table isolation. The monitor overwrites it: every root gets the kernel half of ROOT_REFERENCE and an
+ * empty user half. The range is locked as PAGE_TABLE from then on, and only the next two calls change it: so
+ * every root in it is right at all times, and going from one to another needs no ROOT_CHECK. Once only.
+ *
+ *   address, pages  the pool, at most CASEMATE_ARENA_MAX_PAGES; with page table isolation both are even
+ *   policy          what a store to it does: CASEMATE_POLICY_*
+ *   argument        0
+ *
+ *   -CASEMATE_EFAULT      some page is not RAM
+ *   -CASEMATE_EINVAL      no ROOT_REFERENCE yet; odd with page table isolation; unknown policy
+ *   -CASEMATE_EPERM       some page is locked, or a page of the reference; there is an arena; or after SEAL
+ *   -CASEMATE_E2BIG       too many pages, or the host has no memory for them
+ *   -CASEMATE_EOPNOTSUPP  the host does not tolerate locked tables; or the reference is not locked as
+ *                         PAGE_TABLE
+ */
+#define CASEMATE_CALL_ROOT_ARENA 4ULL
+#define CASEMATE_ARENA_MAX_PAGES (1ULL << 18)
+
+/*
+ * ROOT_WRITE: links one table into the user half of a root in the arena, or takes it out. Also after SEAL.
+ *
+ *   address   the table (1 page); 0 takes the entry out
+ *   policy    0
+ *   argument  CASEMATE_ROOT_ENTRY(root, slot): the root's number, and a slot below 256
+ *
+ * The monitor writes the entry: P, R/W, U/S, A and D; with page table isolation the same in both pages of the
+ * pair, and NX in the first. To link what is linked already changes nothing. The guest flushes its TLBs as
+ * after any change of a table.
+ *
+ *   -CASEMATE_EFAULT  the table is not RAM
+ *   -CASEMATE_EINVAL  no arena, no such root, or not 1 page
+ *   -CASEMATE_EPERM   a slot of the kernel half; the table is locked or in the arena; another table is linked
+ *                     there, which must be taken out first
+ */
+#define CASEMATE_CALL_ROOT_WRITE 5ULL
+
+/*
+ * ROOT_CLEAR: takes every entry out of the user half of a root, for one that is freed. No CPU runs on it. No
+ * range; argument CASEMATE_ROOT_ENTRY(root, 0). Also after SEAL.
+ *
+ *   -CASEMATE_EINVAL  no arena, no such root, a slot, or not 1 page
+ */
+#define CASEMATE_CALL_ROOT_CLEAR 6ULL
+
+/* The argument of ROOT_WRITE and ROOT_CLEAR: the slot in its low 9 bits. */
+#define CASEMATE_ROOT_ENTRY(root, slot) (((root) << 9) | (slot))
+
+/* Numbers 8 and 9 are kept for text and table changes, and are refused for now. */
 #define CASEMATE_CALL_POKE_TEXT 8ULL
 #define CASEMATE_CALL_TABLE_WRITE 9ULL
+
+/*
+ * SEAL: no range, policy or argument. Says that the guest has locked all it wants: LOCK, ROOT_REFERENCE and
+ * ROOT_ARENA fail from now on.
+ * Sealing again returns 0 and changes nothing.
+ *
+ * It pins, for each vCPU, IDTR; LSTAR, STAR, CSTAR, SFMASK and the SYSENTER MSRs; CR0.PE and PG, CR4.PAE and
+ * LA57, EFER.SCE, LME, LMA and NXE; and, if they are set, CR0.WP, CR4.SMEP, SMAP and UMIP. From then on WRMSR
+ * of another value to one of these MSRs raises #GP(0), and the monitor looks at every vCPU now and then: when
+ * it finds another value, or a root that ROOT_CHECK would not take, the VM ends. A vCPU that waits for its
+ * start-up IPI at that time must never get one.
+ */
+#define CASEMATE_CALL_SEAL 7ULL
 
 /*
  * Policies of a lock. Neither lets the store happen. READ_ONLY: the storing instruction raises #GP(0), the
@@ -102,6 +198,13 @@
  * Kinds. PAGE_TABLE is for pages that the CPU's page walker reads: set the accessed bit in every present
  * entry, and the dirty bit in every entry that maps a page, before locking them, for the walker may no longer
  * do it.
+ *
+ * With CASEMATE_FEATURE_TABLES_VERIFIED a table is not unchangeable but verified: the monitor keeps a copy,
+ * refuses it to devices, and compares it at each ROOT_CHECK and violation, and whenever it looks at the vCPUs
+ * (SEAL), in what ROOT_CHECK compares. A store of a vCPU takes effect until then. If the policy is READ_ONLY
+ * the entries are then written back and the change is recorded; what CPUs have in their TLBs meanwhile stays
+ * there until they flush it. If it is DIE_ON_WRITE the VM ends. The guest must leave such a table alone as a
+ * locked one, accessed and dirty bits aside, which the walker goes on setting.
  */
 #define CASEMATE_KIND_TEXT 0ULL
 #define CASEMATE_KIND_RODATA 1ULL

@@ -76,8 +76,8 @@ public:
         uint64_t result = 0; // for rax
         std::optional<GuardEnd> end;
     };
-    // KVM_EXIT_HYPERCALL of number CASEMATE_HYPERCALL. LOCK waits for transfers under way; ROOT_CHECK waits
-    // for nobody.
+    // KVM_EXIT_HYPERCALL of number CASEMATE_HYPERCALL. LOCK waits for transfers under way, and other calls for
+    // it, but for ROOT_CHECK: that waits only while tables are being copied.
     Answer hypercall(const GuestCpu& cpu, const HypercallRegisters& registers);
 
     // Compares up to `pages` of the tables under verification, by turns, and repairs or ends the machine by
