@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Fd: the owner of one file descriptor; and eventfds, the way parts wake each other.
+// Fd: the owner of one file descriptor; memory files; and eventfds, the way parts wake each other.
 #pragma once
 
 #include "base/error.hpp"
 
+#include <cstdint>
 #include <utility>
 
 namespace casemate {
@@ -31,6 +32,12 @@ private:
 
 // open(2) with O_CLOEXEC added. The error names the path.
 Result<Fd> open_file(const char* path, int flags, unsigned mode = 0);
+
+// memfd_create(2): a close-on-exec file of `size_bytes` zeroed bytes, whose memory is allocated: no access to
+// it fails for want of any. `name` is for /proc.
+Result<Fd> create_memory_file(const char* name, uint64_t size_bytes);
+// From now on the file keeps its size, and only mappings that exist write to it. fcntl(2), F_ADD_SEALS.
+Result<void> seal_memory_file(const Fd& file);
 
 // A non-blocking, close-on-exec eventfd with count 0.
 Result<Fd> create_event();

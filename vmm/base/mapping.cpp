@@ -68,6 +68,30 @@ Result<void> Mapping::set_protection(uint64_t offset, uint64_t size_bytes, int p
     return {};
 }
 
+Result<void> Mapping::replace(uint64_t offset, uint64_t size_bytes, int descriptor, int protection) {
+    std::byte* const start = m_data + offset;
+    const bool mapped =
+        mmap(start, size_bytes, protection, MAP_SHARED | MAP_FIXED, descriptor, 0) != MAP_FAILED;
+    if (mapped && madvise(start, size_bytes, MADV_DONTFORK) == 0)
+        return {};
+    const int error = errno;
+    // What was there may be gone (linux v6.12 mm/mmap.c, __mmap_region), and a hole would end the process at
+    // the next access.
+    unsigned char resident = 0;
+    if (mapped || mincore(start, page_bytes, &resident) != 0) {
+        mmap(start, size_bytes, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+        madvise(start, size_bytes, MADV_DONTFORK);
+    }
+    return fail(Error::system("mmap " + format_bytes(size_bytes) + " shared over other memory", error));
+}
+
+Result<void> Mapping::keep_from_children() const {
+    if (madvise(m_data, m_size, MADV_DONTFORK) != 0)
+        return fail(Error::system("madvise MADV_DONTFORK", errno));
+    return {};
+}
+
 Result<void> Mapping::seal(uint64_t offset, uint64_t size_bytes) {
     constexpr long mseal_number = 462; // Debian 12's headers do not name it
     if (syscall(mseal_number, m_data + offset, size_bytes, 0UL) != 0)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Mapping: the owner of one mmap(2) region. Parts of it may be made read-only, and sealed so for as long as
-// the process lives.
+// the process lives; parts may be replaced.
 #pragma once
 
 #include "base/error.hpp"
@@ -34,6 +34,12 @@ public:
 
     // mprotect(2) of whole pages inside. On failure any part may have changed.
     Result<void> set_protection(uint64_t offset, uint64_t size_bytes, int protection);
+    // Whole pages inside become a MAP_SHARED view of a descriptor from offset 0, which no child inherits; the
+    // descriptor may be closed afterwards. Accesses that are under way wait. On failure the pages are what
+    // they were, or zeroed ones.
+    Result<void> replace(uint64_t offset, uint64_t size_bytes, int descriptor, int protection);
+    // madvise(2) of all of it.
+    Result<void> keep_from_children() const;
     // mseal(2) of whole pages inside: from now on no system call of this process changes their protection,
     // drops their contents, unmaps or replaces them. Linux 6.10 or later.
     Result<void> seal(uint64_t offset, uint64_t size_bytes);

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "memory/guest_memory.hpp"
 
+#include "base/fd.hpp"
 #include "memory/layout.hpp"
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <sys/mman.h>
+#include <tuple>
 
 namespace casemate {
 
@@ -238,6 +240,41 @@ Result<void> GuestMemory::deny_writes(std::span<const GuestRange> ranges, Sealin
             break;
     }
     return {};
+}
+
+Result<Mapping> GuestMemory::replace_pages(const GuestRange& range,
+                                           const std::function<void(std::span<std::byte>)>& fill,
+                                           Sealing sealing) {
+    const auto failed = [&range](Error cause) {
+        return fail(Error("put shared memory in the place of guest RAM at " + to_string(range.start()) +
+                          ", " + format_bytes(range.bytes()))
+                        .because_of(std::move(cause)));
+    };
+    const Place place = place_of(range);
+    if (place.mapping == nullptr)
+        return failed(Error("not RAM"));
+    auto file = create_memory_file("casemate-pages", range.bytes());
+    if (!file)
+        return failed(std::move(file).error());
+    auto view = Mapping::shared(file->get(), range.bytes(), PROT_READ | PROT_WRITE);
+    if (!view)
+        return failed(std::move(view).error());
+    if (auto kept = view->keep_from_children(); !kept)
+        return failed(std::move(kept).error());
+    fill(view->bytes());
+    if (auto sealed = seal_memory_file(*file); !sealed)
+        return failed(std::move(sealed).error());
+    auto replaced = place.mapping->replace(place.offset, range.bytes(), file->get(), PROT_READ);
+    if (!replaced) {
+        const bool no_room = replaced.error().number() == ENOMEM;
+        auto error = failed(std::move(replaced).error());
+        return no_room ? fail(std::move(error).error().hint("raise vm.max_map_count with sysctl"))
+                       : std::move(error);
+    }
+    // Read-only it is, sealed or not.
+    if (sealing == Sealing::where_possible)
+        std::ignore = place.mapping->seal(place.offset, range.bytes());
+    return std::move(*view);
 }
 
 uint64_t GuestMemory::sealed_bytes() const {

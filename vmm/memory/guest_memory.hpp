@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <sys/uio.h>
 #include <type_traits>
@@ -76,6 +77,9 @@ private:
 // writable alias anywhere. /proc/self/mem is what remains: the host's kernel writes through it into read-only
 // and sealed pages too (FOLL_FORCE; linux v6.12 fs/proc/base.c: proc_mem_foll_force), and nothing of the
 // monitor opens it.
+// The pages of replace_pages() are shared memory with two mappings: here they are read-only, and stay so (the
+// file behind them takes no writable mapping any more, not by mprotect(2) or FOLL_FORCE either), and the one
+// that can change them is the caller's. No descriptor of the file is left.
 class GuestMemory {
 public:
     struct Region {
@@ -161,6 +165,13 @@ public:
     // has a stale mapping (mprotect goes through KVM's MMU notifier). The gate has refused them since before
     // a drain_writes(), for a host write to such a page would end this process. One caller at a time.
     Result<void> deny_writes(std::span<const GuestRange> ranges, Sealing sealing);
+    // Replaces whole pages of RAM, in one region, by others with the contents that `fill` gives them, given
+    // zeroed ones. For the guest, for KVM and for this process they are read-only as after deny_writes(),
+    // with what that asks of the gate; only the view that is returned changes them, at once for all. None of
+    // them was denied before. On failure they stay as they were, or, when the host's kernel had no memory
+    // half-way, are zeroed. Fails before it needs what the host does not have. One caller at a time.
+    Result<Mapping> replace_pages(const GuestRange& range,
+                                  const std::function<void(std::span<std::byte>)>& fill, Sealing sealing);
     // How much of this memory will stay.
     uint64_t sealed_bytes() const;
 
