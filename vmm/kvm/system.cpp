@@ -9,8 +9,24 @@
 #include <fmt/core.h>
 #include <memory>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 namespace casemate {
+
+// Both modules are there when they are built into the kernel; that of the other vendor then says Y as well.
+bool may_shadow_page_tables(const std::string& modules) {
+    bool known = false;
+    for (const char* const parameter : {"/kvm_amd/parameters/npt", "/kvm_intel/parameters/ept"}) {
+        const auto file = open_file((modules + parameter).c_str(), O_RDONLY);
+        char value = 0;
+        if (!file || read(file->get(), &value, 1) != 1)
+            continue;
+        if (value != 'Y')
+            return true;
+        known = true;
+    }
+    return !known;
+}
 
 Result<System> System::open() {
     auto fd = open_file("/dev/kvm", O_RDWR);

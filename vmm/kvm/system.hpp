@@ -7,11 +7,16 @@
 #include "kvm/uapi.hpp"
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 namespace casemate {
 
 class Vm;
+
+// Whether KVM may keep shadows of its guests' page tables. It does not where the processor walks two sets of
+// tables (NPT, EPT) and KVM uses that: its modules' parameters tell, and when they do not, it may.
+bool may_shadow_page_tables(const std::string& modules = "/sys/module");
 
 class System {
 public:

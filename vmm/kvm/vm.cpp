@@ -4,6 +4,7 @@
 #include "kvm/vcpu.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <fmt/core.h>
 #include <memory>
@@ -56,6 +57,13 @@ Result<void> Vm::set_memory_slot(uint32_t slot, GuestPhysical start, uint64_t si
                                               to_string(start), format_bytes(size_bytes)),
                                   errno));
     return {};
+}
+
+Result<void> Vm::drop_shadow_pages(uint32_t slot, GuestPhysical page) const {
+    // While there is a slot the guest reads zeros there, and its stores go nowhere.
+    alignas(page_bytes) static constexpr std::array<std::byte, page_bytes> zeros{};
+    TRY(set_memory_slot(slot, page, zeros.size(), zeros.data(), KVM_MEM_READONLY));
+    return set_memory_slot(slot, page, 0, nullptr);
 }
 
 Result<void> Vm::create_interrupt_controllers() const {

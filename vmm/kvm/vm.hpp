@@ -32,6 +32,12 @@ public:
     Result<void> set_memory_slot(uint32_t slot, GuestPhysical start, uint64_t size_bytes, const void* host,
                                  uint32_t flags = 0) const;
 
+    // Has KVM drop the shadows of the guest's page tables, all of them, and waits until no vCPU uses one:
+    // what the deletion of any memory slot does (linux v6.12 arch/x86/kvm/mmu/mmu.c,
+    // kvm_arch_flush_shadow_memslot, while the quirk KVM_X86_QUIRK_SLOT_ZAP_ALL is not disabled). `slot` and
+    // `page` are used for nothing else.
+    Result<void> drop_shadow_pages(uint32_t slot, GuestPhysical page) const;
+
     // KVM_X86_SET_MSR_FILTER: from the next entry of each vCPU on, its writes to these end KVM_RUN with
     // KVM_EXIT_X86_WRMSR. Needs KVM_CAP_X86_USER_SPACE_MSR with KVM_MSR_EXIT_REASON_FILTER enabled. KVM's own
     // and the monitor's accesses are not filtered; of the x2APIC's MSRs nothing is.

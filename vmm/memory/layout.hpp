@@ -32,14 +32,27 @@ constexpr Area pci_window{
 constexpr Area ecam{"PCI configuration", {0xe0000000}, 1_MiB, "ECAM of bus 0; MCFG points here"};
 constexpr Area io_apic{"I/O APIC", {0xfec00000}, 4_KiB, "fixed by KVM and PC convention"};
 constexpr Area local_apic{"local APIC", {0xfee00000}, 4_KiB, "fixed by KVM and the reset value of APIC_BASE"};
+constexpr Area shadow_drop_page{
+    "shadow drop page", {0xfffbb000}, 4_KiB, "a memory slot here comes and goes, see Vm::drop_shadow_pages"};
 constexpr Area identity_map_page{
     "EPT identity map", {0xfffbc000}, 4_KiB, "KVM's own, hosts without unrestricted guest"};
 constexpr Area task_state_pages{
     "KVM TSS", {0xfffbd000}, 3 * 4_KiB, "KVM's own, hosts without unrestricted guest"};
 
-constexpr std::array areas{
-    boot_gdt, zero_page,  boot_tables,       command_line,    ebda, acpi, kernel, pci_window, ecam,
-    io_apic,  local_apic, identity_map_page, task_state_pages};
+constexpr std::array areas{boot_gdt,
+                           zero_page,
+                           boot_tables,
+                           command_line,
+                           ebda,
+                           acpi,
+                           kernel,
+                           pci_window,
+                           ecam,
+                           io_apic,
+                           local_apic,
+                           shadow_drop_page,
+                           identity_map_page,
+                           task_state_pages};
 
 constexpr bool areas_are_disjoint() {
     for (size_t i = 1; i < areas.size(); ++i)
