@@ -145,6 +145,11 @@ std::optional<AuditDifference> Auditor::audit(uint32_t cpu, const AuditedState& 
     return difference;
 }
 
+bool Auditor::is_restarting(uint32_t cpu) const {
+    const std::lock_guard lock(m_mutex);
+    return m_pins.at(cpu).restarted.has_value();
+}
+
 bool Auditor::grants(uint32_t cpu, uint32_t msr, uint64_t value, uint64_t efer,
                      std::chrono::nanoseconds run_time) {
     const std::lock_guard lock(m_mutex);

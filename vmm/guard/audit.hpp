@@ -78,6 +78,8 @@ public:
     // too; WRMSR cannot, once the guest's writes are refused. Until it conforms again it has no second while.
     std::optional<AuditDifference> audit(uint32_t cpu, const AuditedState& found,
                                          std::chrono::nanoseconds run_time);
+    // Whether the last audit() found a difference that is a start's.
+    bool is_restarting(uint32_t cpu) const;
     // Whether the guest may write this value, where `efer` is what the vCPU has there now.
     bool grants(uint32_t cpu, uint32_t msr, uint64_t value, uint64_t efer, std::chrono::nanoseconds run_time);
     // How often vCPUs were reset and started again after SEAL.

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guard/guard.hpp"
 
+#include "base/stopwatch.hpp"
 #include "guard/page_walk.hpp"
 #include "guard/report.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <fmt/core.h>
 #include <tuple>
@@ -21,13 +21,11 @@ constexpr unsigned max_retries = 32;
 // A guest that locks RAM page by page must not fill the disk.
 constexpr uint64_t max_lock_events = 4096;
 
-// Compared at a root check: all that most guests have (a dozen, and one for each GiB of RAM), at some 10 us.
-constexpr size_t tables_per_check = 64;
-// The same at a violation, which is rare or hostile: under a millisecond.
+// Compared at a violation, which is rare or hostile: under a millisecond.
 constexpr size_t tables_per_violation = 1024;
 
-constexpr uint64_t refusal(uint64_t error) {
-    return ~error + 1;
+GuardEnd host_failure(const Error& error) {
+    return {.reason = GuardEnd::Reason::host_failure, .summary = error.message()};
 }
 
 // Overloads for std::visit.
@@ -61,6 +59,9 @@ Guard::Answer Guard::hypercall(const GuestCpu& cpu, const HypercallRegisters& re
         Match{[this](FeaturesCall) { return Answer{.result = features()}; },
               [this, &cpu](const LockCall& request) { return Answer{.result = lock(cpu, request.lock)}; },
               [this, &cpu](const RootReferenceCall& request) { return root_reference(cpu, request.request); },
+              [this, &cpu](const RootArenaCall& request) { return root_arena(cpu, request); },
+              [this](const RootWriteCall& request) { return root_write(request); },
+              [this](const RootClearCall& request) { return root_clear(request); },
               [](const auto& /*handled above*/) { return Answer{.result = refusal(CASEMATE_EPERM)}; }},
         *call);
 }
@@ -73,10 +74,8 @@ bool Guard::tables_enforced() {
 
 uint64_t Guard::features() {
     uint64_t features = CASEMATE_FEATURE_LOCKS | CASEMATE_FEATURE_ROOT_CHECK;
-    if (tables_enforced())
-        features |= CASEMATE_FEATURE_TABLES_ENFORCED;
-    else if (m_options.verify_tables)
-        features |= CASEMATE_FEATURE_TABLES_VERIFIED;
+    features |= tables_enforced() ? CASEMATE_FEATURE_TABLES_ENFORCED | CASEMATE_FEATURE_ROOT_ARENA
+                                  : CASEMATE_FEATURE_TABLES_VERIFIED;
     if (m_sealed)
         features |= CASEMATE_FEATURE_SEALED;
     return features;
@@ -88,8 +87,6 @@ uint64_t Guard::lock(const GuestCpu& cpu, const Lock& lock) {
     if (!m_parts.memory.is_ram(lock.range))
         return refusal(CASEMATE_EFAULT);
     const bool verified = lock.kind == LockKind::page_table && !tables_enforced();
-    if (verified && !m_options.verify_tables)
-        return refusal(CASEMATE_EOPNOTSUPP);
     // It would stay as it is, which is less than such a lock promises.
     if (!verified && m_golden.overlaps(lock.range))
         return refusal(CASEMATE_EPERM);
@@ -122,94 +119,6 @@ uint64_t Guard::lock(const GuestCpu& cpu, const Lock& lock) {
                                       {"policy", std::string(name_of(lock.policy))},
                                       {"vcpu", uint64_t{cpu.index()}}});
     return 0;
-}
-
-Guard::Answer Guard::root_reference(const GuestCpu& cpu, const RootRequest& request) {
-    if (m_sealed)
-        return {.result = refusal(CASEMATE_EPERM)};
-    const auto system = cpu.system_registers();
-    if (!system)
-        return {.result = refusal(CASEMATE_EINVAL),
-                .end =
-                    GuardEnd{.reason = GuardEnd::Reason::host_failure, .summary = system.error().message()}};
-    const bool first = !m_roots.has_reference();
-    const LockPolicy policy = m_roots.policy();
-    // In the table is what is protected, and what is under verification.
-    const auto done =
-        m_roots.reference(request, PagingMode::of(*system), m_table.locks(), [this](GuestPhysical page) {
-            return !m_table.may_write(GuestRange::of(page, page_bytes));
-        });
-    if (!done) {
-        const RootRefusal& why = done.error();
-        m_parts.log.guest(m_reference_site,
-                          fmt::format("the guest's reference for page-table roots, {}, is refused: {}{}",
-                                      to_string(request.root), words(why.reason),
-                                      why.table ? fmt::format(", {} of level {}", to_string(why.table->page),
-                                                              why.table->level)
-                                                : ""));
-        return {.result = refusal(error_of(why.reason))};
-    }
-    if (first || policy != request.policy)
-        m_parts.events.write("root_reference", {{"gpa", hex_string(request.root.value)},
-                                                {"first_slot", request.first_slot},
-                                                {"pair", request.pair},
-                                                {"policy", std::string(name_of(request.policy))},
-                                                {"tables", m_roots.extent().tables},
-                                                {"required_tables", m_roots.extent().required},
-                                                {"verified_tables", uint64_t{m_golden.pages()}},
-                                                {"vcpu", uint64_t{cpu.index()}}});
-    return {};
-}
-
-Guard::Answer Guard::root_check(const GuestCpu& cpu, const RootCheckCall& call) {
-    ++m_root_checks;
-    if (!m_roots.has_reference())
-        return {.result = refusal(CASEMATE_EINVAL)};
-    const auto system = cpu.system_registers();
-    if (!system)
-        return {.result = refusal(CASEMATE_EPERM),
-                .end =
-                    GuardEnd{.reason = GuardEnd::Reason::host_failure, .summary = system.error().message()}};
-    auto mismatch = m_roots.check(system->cr3, PagingMode::of(*system));
-    const bool loaded = mismatch.has_value();
-    if (!loaded && call.next && *call.next != root_of_cr3(system->cr3))
-        mismatch = m_roots.check_page(*call.next);
-    Answer answer;
-    if (mismatch) {
-        answer.result = refusal(CASEMATE_EPERM);
-        Violation violation{.source = ViolationSource::root,
-                            .root = RootViolation{.mismatch = *mismatch, .policy = m_roots.policy()},
-                            .vcpu = cpu.index(),
-                            .detail = loaded ? "" : "about to be loaded"};
-        if (const auto state = cpu.state())
-            violation.state = *state;
-        answer.end = judge(violation);
-    }
-    if (!answer.end)
-        answer.end = verify_tables(cpu.index(), tables_per_check);
-    return answer;
-}
-
-std::optional<GuardEnd> Guard::verify_tables(std::optional<uint32_t> finder, size_t pages) {
-    for (const TableDifference& difference : m_golden.compare(pages)) {
-        const auto lock = m_table.find(GuestRange::of(difference.page, page_bytes));
-        const bool repairs = !lock || lock->policy == LockPolicy::read_only;
-        // Another vCPU may have found it too.
-        if (repairs && m_golden.repair(difference.page) == 0)
-            continue;
-        const Violation violation{.source = ViolationSource::changed_table,
-                                  .lock = lock,
-                                  .address = difference.entry(),
-                                  .bytes = sizeof(difference.found),
-                                  .value = difference.found,
-                                  .expected = difference.expected,
-                                  .vcpu = finder,
-                                  .detail = fmt::format("{} of the table's entries differ{}",
-                                                        difference.entries, repairs ? ", written back" : "")};
-        if (auto end = judge(violation))
-            return end;
-    }
-    return std::nullopt;
 }
 
 // Every vCPU is pinned when this returns, so that none has time to change what is then taken for good.
@@ -258,35 +167,46 @@ Result<void> Guard::pin(const GuestCpu& cpu) {
 }
 
 std::optional<GuardEnd> Guard::look(const GuestCpu& cpu) {
-    const auto failed = [](const Error& error) {
-        return GuardEnd{.reason = GuardEnd::Reason::host_failure, .summary = error.message()};
-    };
     if (!m_auditor.has_begun())
         return std::nullopt;
     if (!m_auditor.is_pinned(cpu.index())) {
-        const auto done = pin(cpu);
-        return done ? std::nullopt : std::optional(failed(done.error()));
+        if (const auto done = pin(cpu); !done)
+            return host_failure(done.error());
+        return std::nullopt;
     }
-    using std::chrono::steady_clock;
-    const auto begin = steady_clock::now();
+    auto end = audit(cpu);
+    if (!end && m_tables_due.exchange(false))
+        end = verify_tables(cpu.index());
+    return end;
+}
+
+std::optional<GuardEnd> Guard::audit(const GuestCpu& cpu) {
+    ++m_audits;
+    const Stopwatch time(m_audit_nanoseconds);
     const auto state = cpu.audited_state();
     if (!state)
-        return failed(state.error());
-    auto difference = m_auditor.audit(cpu.index(), *state, cpu.run_time());
-    // INIT resets registers, and Linux parks other CPUs with it before a reboot.
-    if (difference) {
-        const auto waits = cpu.waits_for_start();
-        if (!waits)
-            return failed(waits.error());
-        if (*waits)
-            difference.reset();
-    }
-    ++m_audits;
-    m_audit_nanoseconds += static_cast<uint64_t>(
-        std::chrono::duration_cast<std::chrono::nanoseconds>(steady_clock::now() - begin).count());
-    if (!difference)
+        return host_failure(state.error());
+    const auto difference = m_auditor.audit(cpu.index(), *state, cpu.run_time());
+    std::optional<RootMismatch> mismatch;
+    if (!difference && !m_auditor.is_restarting(cpu.index()))
+        mismatch = m_roots.check(state->system.cr3, PagingMode::of(state->system));
+    if (!difference && !mismatch)
         return std::nullopt;
-    return report_difference(cpu, *difference);
+    // INIT resets registers, and Linux parks other CPUs with it before a reboot.
+    const auto waits = cpu.waits_for_start();
+    if (!waits)
+        return host_failure(waits.error());
+    if (*waits)
+        return std::nullopt;
+    return difference ? report_difference(cpu, *difference) : report_root(cpu, *mismatch);
+}
+
+// Whatever the policy: what such a root maps can no longer be refused.
+GuardEnd Guard::report_root(const GuestCpu& cpu, const RootMismatch& mismatch) const {
+    const Violation violation = root_violation(cpu, mismatch, "found by an audit");
+    ++m_violations;
+    const LoadedSymbols symbols = record(violation, true);
+    return {GuardEnd::Reason::root_mismatch, summary(violation, symbols), report(violation, symbols)};
 }
 
 GuardEnd Guard::report_difference(const GuestCpu& cpu, AuditDifference difference) const {
@@ -461,7 +381,12 @@ Guard::Counts Guard::counts() const {
             .verified_tables = m_golden.pages(),
             .audits = m_audits,
             .restarts = m_auditor.restarts(),
-            .audit_microseconds = m_audit_nanoseconds / 1000};
+            .audit_microseconds = m_audit_nanoseconds / 1000,
+            .verifications = m_verifications,
+            .verification_microseconds = m_verification_nanoseconds / 1000,
+            .root_writes = m_root_writes,
+            .root_clears = m_root_clears,
+            .shadow_drops = m_shadow_drops};
 }
 
 } // namespace casemate

@@ -12,6 +12,7 @@
 #include "guard/hypercall.hpp"
 #include "guard/lock_table.hpp"
 #include "guard/protection.hpp"
+#include "guard/root_arena.hpp"
 #include "guard/roots.hpp"
 #include "guard/symbols.hpp"
 #include "guard/violation.hpp"
@@ -49,8 +50,6 @@ public:
     struct Options {
         uint64_t max_violations = 0; // the one of this number ends the machine; 0: no limit
         uint32_t cpus = 1;
-        // Where the host does not tolerate locked tables, LOCK takes them to be compared with copies.
-        bool verify_tables = false;
     };
     // What the guard uses; all outlive it.
     struct Parts {
@@ -61,6 +60,10 @@ public:
         const Symbols* symbols; // null: addresses have no names
         // Whether the host's page-table walker tolerates locked tables; asked once, on a vCPU's thread.
         std::function<bool()> tables_tolerated;
+        // Whether KVM keeps shadows of the guest's page tables; asked once, on a vCPU's thread.
+        std::function<bool()> shadows_tables = [] { return false; };
+        // See RootArena; on a vCPU's thread.
+        std::function<Result<void>()> drop_shadow_pages = [] { return Result<void>(); };
         // Ends the machine for what was found on a thread that is no vCPU's. Any thread.
         std::function<void(GuardEnd)> end;
         // Has KVM hand the guest's writes to refused_msrs() to msr_write(); on a vCPU's thread, once.
@@ -76,8 +79,8 @@ public:
         uint64_t result = 0; // for rax
         std::optional<GuardEnd> end;
     };
-    // KVM_EXIT_HYPERCALL of number CASEMATE_HYPERCALL. LOCK waits for transfers under way, and other calls for
-    // it, but for ROOT_CHECK: that waits only while tables are being copied.
+    // KVM_EXIT_HYPERCALL of number CASEMATE_HYPERCALL. LOCK waits for transfers under way, and other calls
+    // for it, but for ROOT_CHECK: that waits only while tables are being copied.
     Answer hypercall(const GuestCpu& cpu, const HypercallRegisters& registers);
 
     // Compares up to `pages` of the tables under verification, by turns, and repairs or ends the machine by
@@ -105,8 +108,11 @@ public:
     MsrWrite msr_write(const GuestCpu& cpu, uint32_t index, uint64_t value);
 
     // Looks at the registers of the vCPU whose thread calls: pins them when SEAL wants that, compares them
-    // with their pins afterwards.
+    // with their pins afterwards, and CR3 with the roots there are. The first after start_audit_round() also
+    // compares all tables under verification.
     std::optional<GuardEnd> look(const GuestCpu& cpu);
+    // Before all vCPUs are asked to look. Any thread.
+    void start_audit_round() { m_tables_due = true; }
     // Lets a SEAL that waits for other vCPUs fail, as the machine ends. Any thread.
     void abandon_seal() { m_auditor.abandon(); }
 
@@ -126,6 +132,11 @@ public:
         uint64_t audits = 0;             // looks at one vCPU's registers
         uint64_t restarts = 0;           // of vCPUs after SEAL
         uint64_t audit_microseconds = 0; // that they took, without the way out of the guest and back
+        uint64_t verifications = 0;      // comparisons of some or all tables under verification
+        uint64_t verification_microseconds = 0;
+        uint64_t root_writes = 0;
+        uint64_t root_clears = 0;
+        uint64_t shadow_drops = 0; // of KVM's shadow pages
     };
     Counts counts() const;
 
@@ -139,12 +150,20 @@ private:
     uint64_t lock(const GuestCpu& cpu, const Lock& lock);
     Answer root_reference(const GuestCpu& cpu, const RootRequest& request);
     Answer root_check(const GuestCpu& cpu, const RootCheckCall& call);
+    Answer root_arena(const GuestCpu& cpu, const RootArenaCall& call);
+    std::optional<uint32_t> refuse_arena(const RootArenaCall& call);
+    Answer root_write(const RootWriteCall& call);
+    Answer root_clear(const RootClearCall& call);
+    Answer answer(const RootArena::Done& done);
+    Violation root_violation(const GuestCpu& cpu, const RootMismatch& mismatch, std::string detail) const;
     uint64_t seal(const GuestCpu& cpu);
     Result<void> pin(const GuestCpu& cpu);
     void note_text(const GuestCpu& cpu);
     // Counts and records a refused store, and says whether it ends the machine.
     std::optional<GuardEnd> judge(const Violation& violation) const;
     GuardEnd give_up(Violation violation, std::string why) const;
+    std::optional<GuardEnd> audit(const GuestCpu& cpu);
+    GuardEnd report_root(const GuestCpu& cpu, const RootMismatch& mismatch) const;
     GuardEnd report_difference(const GuestCpu& cpu, AuditDifference difference) const;
     // Writes event and message, if not too many came lately or it is the last; returns the symbols to report
     // with.
@@ -159,12 +178,14 @@ private:
     std::atomic<bool> m_text_locked = false;
 
     Auditor m_auditor;
-    // One LOCK, FEATURES or ROOT_REFERENCE at a time, none while m_sealed changes; guards the two below.
+    // One call at a time but for ROOT_CHECK and SEAL, none while m_sealed changes; guards the three below.
     std::mutex m_call_mutex;
+    std::unique_ptr<RootArena> m_arena;
     std::optional<bool> m_tables_enforced;
     uint64_t m_lock_changes = 0; // LOCKs that locked or raised something
     LogSite m_protect_site;
     LogSite m_reference_site;
+    LogSite m_arena_site;
 
     // Of one vCPU, used on its thread only.
     struct PerCpu {
@@ -186,6 +207,12 @@ private:
     std::atomic<uint64_t> m_audits = 0;
     std::atomic<uint64_t> m_audit_nanoseconds = 0;
     std::atomic<uint64_t> m_root_checks = 0;
+    std::atomic<uint64_t> m_root_writes = 0;
+    std::atomic<uint64_t> m_root_clears = 0;
+    std::atomic<uint64_t> m_shadow_drops = 0;
+    std::atomic<bool> m_tables_due = false; // in this round of audits
+    std::atomic<uint64_t> m_verifications = 0;
+    std::atomic<uint64_t> m_verification_nanoseconds = 0;
 };
 
 } // namespace casemate

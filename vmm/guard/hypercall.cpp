@@ -21,10 +21,8 @@ constexpr Attributes take_apart(uint64_t value) {
             .reserved = field(value, 0, CASEMATE_ARGUMENT_SHIFT)};
 }
 
-std::expected<Hypercall, uint32_t> parse_lock(const HypercallRegisters& registers,
-                                              const Attributes& attributes) {
-    if (attributes.policy > CASEMATE_POLICY_DIE_ON_WRITE || attributes.argument > CASEMATE_KIND_DATA ||
-        registers.pages == 0 || !is_aligned(registers.address, page_bytes))
+std::expected<GuestRange, uint32_t> parse_pages(const HypercallRegisters& registers) {
+    if (registers.pages == 0 || !is_aligned(registers.address, page_bytes))
         return std::unexpected(CASEMATE_EINVAL);
     if (registers.pages > ~uint64_t{0} / page_bytes)
         return std::unexpected(CASEMATE_EFAULT);
@@ -32,6 +30,16 @@ std::expected<Hypercall, uint32_t> parse_lock(const HypercallRegisters& register
         GuestRange::from_guest(GuestValue(registers.address), GuestValue(registers.pages * page_bytes));
     if (!range)
         return std::unexpected(CASEMATE_EFAULT);
+    return *range;
+}
+
+std::expected<Hypercall, uint32_t> parse_lock(const HypercallRegisters& registers,
+                                              const Attributes& attributes) {
+    if (attributes.policy > CASEMATE_POLICY_DIE_ON_WRITE || attributes.argument > CASEMATE_KIND_DATA)
+        return std::unexpected(CASEMATE_EINVAL);
+    const auto range = parse_pages(registers);
+    if (!range)
+        return std::unexpected(range.error());
     return LockCall{Lock{.range = *range,
                          .policy = static_cast<LockPolicy>(attributes.policy),
                          .kind = static_cast<LockKind>(attributes.argument)}};
@@ -56,6 +64,47 @@ std::expected<Hypercall, uint32_t> parse_root_check(const HypercallRegisters& re
     return RootCheckCall{.next = GuestPhysical{registers.address}};
 }
 
+std::expected<Hypercall, uint32_t> parse_root_arena(const HypercallRegisters& registers,
+                                                    const Attributes& attributes) {
+    if (attributes.policy > CASEMATE_POLICY_DIE_ON_WRITE || attributes.argument != 0)
+        return std::unexpected(CASEMATE_EINVAL);
+    const auto pages = parse_pages(registers);
+    if (!pages)
+        return std::unexpected(pages.error());
+    return RootArenaCall{.pages = *pages, .policy = static_cast<LockPolicy>(attributes.policy)};
+}
+
+// CASEMATE_ROOT_ENTRY(): the slot in the low 9 bits.
+struct RootEntry {
+    uint64_t root, slot;
+};
+constexpr RootEntry root_entry(uint64_t argument) {
+    constexpr unsigned slot_bits = 9;
+    static_assert(CASEMATE_ROOT_ENTRY(uint64_t{1}, uint64_t{0}) == uint64_t{1} << slot_bits);
+    return {.root = argument >> slot_bits, .slot = field(argument, 0, slot_bits)};
+}
+
+std::expected<Hypercall, uint32_t> parse_root_write(const HypercallRegisters& registers,
+                                                    const Attributes& attributes) {
+    if (attributes.policy != 0 || registers.pages != 1)
+        return std::unexpected(CASEMATE_EINVAL);
+    const auto page = parse_pages(registers);
+    if (!page)
+        return std::unexpected(page.error());
+    const RootEntry entry = root_entry(attributes.argument);
+    return RootWriteCall{.root = entry.root,
+                         .slot = entry.slot,
+                         .table = registers.address == 0 ? std::nullopt : std::optional(*page)};
+}
+
+std::expected<Hypercall, uint32_t> parse_root_clear(const HypercallRegisters& registers,
+                                                    const Attributes& attributes) {
+    const RootEntry entry = root_entry(attributes.argument);
+    if (attributes.policy != 0 || registers.address != 0 || registers.pages != 1 || entry.slot != 0)
+        return std::unexpected(CASEMATE_EINVAL);
+    return RootClearCall{.root = entry.root};
+}
+
 } // namespace
 
 std::expected<Hypercall, uint32_t> parse_hypercall(const HypercallRegisters& registers) {
@@ -63,19 +112,24 @@ std::expected<Hypercall, uint32_t> parse_hypercall(const HypercallRegisters& reg
     if (attributes.mark != CASEMATE_MARK)
         return std::unexpected(CASEMATE_EOPNOTSUPP);
     const bool plain = attributes.policy == 0 && attributes.argument == 0;
+    if (attributes.reserved != 0 && attributes.call <= CASEMATE_CALL_SEAL)
+        return std::unexpected(CASEMATE_EINVAL);
     switch (attributes.call) {
     case CASEMATE_CALL_LOCK:
-        return attributes.reserved == 0 ? parse_lock(registers, attributes)
-                                        : std::unexpected(uint32_t{CASEMATE_EINVAL});
+        return parse_lock(registers, attributes);
     case CASEMATE_CALL_ROOT_REFERENCE:
-        return attributes.reserved == 0 ? parse_root_reference(registers, attributes)
-                                        : std::unexpected(uint32_t{CASEMATE_EINVAL});
+        return parse_root_reference(registers, attributes);
     case CASEMATE_CALL_ROOT_CHECK:
-        return plain && attributes.reserved == 0 ? parse_root_check(registers)
-                                                 : std::unexpected(uint32_t{CASEMATE_EINVAL});
+        return plain ? parse_root_check(registers) : std::unexpected(uint32_t{CASEMATE_EINVAL});
+    case CASEMATE_CALL_ROOT_ARENA:
+        return parse_root_arena(registers, attributes);
+    case CASEMATE_CALL_ROOT_WRITE:
+        return parse_root_write(registers, attributes);
+    case CASEMATE_CALL_ROOT_CLEAR:
+        return parse_root_clear(registers, attributes);
     case CASEMATE_CALL_FEATURES:
     case CASEMATE_CALL_SEAL:
-        if (!plain || attributes.reserved != 0)
+        if (!plain)
             return std::unexpected(CASEMATE_EINVAL);
         if (attributes.call == CASEMATE_CALL_SEAL)
             return SealCall{};

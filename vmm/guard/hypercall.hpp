@@ -31,7 +31,25 @@ struct RootReferenceCall {
 struct RootCheckCall {
     std::optional<GuestPhysical> next; // the root that is about to be loaded; page-aligned, may be no RAM
 };
-using Hypercall = std::variant<FeaturesCall, LockCall, SealCall, RootReferenceCall, RootCheckCall>;
+struct RootArenaCall {
+    GuestRange pages; // whole ones; may lie outside RAM, but does not wrap
+    LockPolicy policy = LockPolicy::read_only;
+};
+struct RootWriteCall {
+    uint64_t root = 0;               // any number
+    uint64_t slot = 0;               // of 512
+    std::optional<GuestRange> table; // a page; may lie outside RAM, but does not wrap; none: taken out
+};
+struct RootClearCall {
+    uint64_t root = 0; // any number
+};
+using Hypercall = std::variant<FeaturesCall, LockCall, SealCall, RootReferenceCall, RootCheckCall,
+                               RootArenaCall, RootWriteCall, RootClearCall>;
+
+// What the guest gets in rax for a positive CASEMATE_E*.
+constexpr uint64_t refusal(uint64_t error) {
+    return ~error + 1;
+}
 
 // The call, or the positive CASEMATE_E* that refuses it.
 std::expected<Hypercall, uint32_t> parse_hypercall(const HypercallRegisters& registers);

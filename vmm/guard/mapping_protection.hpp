@@ -18,6 +18,8 @@ public:
         , m_sealing(sealing) {}
 
     Result<void> protect(std::span<const GuestRange> ranges) override;
+    Result<Mapping> replace(const GuestRange& range,
+                            const std::function<void(std::span<std::byte>)>& fill) override;
     const char* name() const override { return "mapping"; }
 
 private:

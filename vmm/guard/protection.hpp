@@ -3,8 +3,11 @@
 #pragma once
 
 #include "base/error.hpp"
+#include "base/mapping.hpp"
 #include "memory/guest_range.hpp"
 
+#include <cstddef>
+#include <functional>
 #include <span>
 
 namespace casemate {
@@ -21,6 +24,11 @@ public:
     // mapping through which a store could land. The caller has made sure that no host-side write to them is
     // under way or begins. One caller at a time; vCPUs may run.
     virtual Result<void> protect(std::span<const GuestRange> ranges) = 0;
+    // Replaces pages (one range of RAM, not protected yet) by ones that are protected in the same way, with
+    // the contents that `fill` gives them, given zeroed ones, and that the view which is returned changes,
+    // nothing else. On failure none is protected; the pages may then be zeroed.
+    virtual Result<Mapping> replace(const GuestRange& range,
+                                    const std::function<void(std::span<std::byte>)>& fill) = 0;
     // "mapping": the name that --protect takes.
     virtual const char* name() const = 0;
 };

@@ -110,7 +110,8 @@ std::string mode_words(const PagingMode& mode) {
 }
 
 bool has_slot(RootMismatch::Kind kind) {
-    return kind != RootMismatch::Kind::outside_ram && kind != RootMismatch::Kind::paging_mode;
+    return kind == RootMismatch::Kind::slot || kind == RootMismatch::Kind::user_root_slot ||
+           kind == RootMismatch::Kind::executable_user;
 }
 
 std::string root_summary(const RootMismatch& mismatch) {
@@ -125,6 +126,8 @@ std::string root_summary(const RootMismatch& mismatch) {
                            mismatch.found);
     case RootMismatch::Kind::outside_ram:
         return root + " is not in RAM";
+    case RootMismatch::Kind::outside_arena:
+        return root + " is not in the root arena";
     case RootMismatch::Kind::paging_mode:
         break;
     }
@@ -150,6 +153,8 @@ std::string heading(const Violation& violation) {
         return fmt::format("A page table under verification, {}, was changed.",
                            violation.lock ? words(violation.lock->policy) : "not locked");
     case ViolationSource::root:
+        if (violation.root && violation.root->mismatch.kind == RootMismatch::Kind::outside_arena)
+            return "A page-table root is none of those that the kernel gave to the monitor.";
         return "A page-table root does not have the kernel's half of the address space.";
     case ViolationSource::unattributable:
         break;
@@ -215,6 +220,9 @@ void add_root(std::string& report, const RootViolation& root) {
         add_line(report, "reference", entry_words(mismatch.expected));
     } else if (mismatch.kind == RootMismatch::Kind::outside_ram) {
         add_line(report, "reason", "it is not in RAM");
+    } else if (mismatch.kind == RootMismatch::Kind::outside_arena) {
+        add_line(report, "reason",
+                 "it is neither in the root arena nor the reference; its kernel half is right for now");
     } else {
         add_line(report, "reason", "the paging mode is another one: " + mode_words(mismatch.mode));
     }

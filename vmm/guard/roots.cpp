@@ -101,6 +101,8 @@ const char* name_of(RootMismatch::Kind kind) {
         return "executable_user";
     case RootMismatch::Kind::outside_ram:
         return "outside_ram";
+    case RootMismatch::Kind::outside_arena:
+        return "outside_arena";
     case RootMismatch::Kind::paging_mode:
         break;
     }
@@ -138,12 +140,17 @@ std::expected<void, RootRefusal> Roots::reference(const RootRequest& request, co
     if (!is_aligned(request.root.value, page_bytes) || request.root.value > address_field ||
         !read_reference(request, *reference))
         return refuse(Reason::outside_ram);
-    if (m_reference)
-        return again(*reference, request.policy);
+    if (m_reference) {
+        auto done = again(*reference, request.policy);
+        if (done)
+            m_named = request.root;
+        return done;
+    }
     const auto extent = walk(*reference, locks, is_protected);
     if (!extent)
         return std::unexpected(extent.error());
     m_extent = *extent;
+    m_named = request.root;
     m_policy = request.policy;
     m_reference = std::move(reference);
     m_current = m_reference.get();
@@ -219,14 +226,48 @@ std::optional<RootMismatch> Roots::check(uint64_t cr3, const PagingMode& mode) c
     const GuestPhysical root = root_of_cr3(cr3);
     if (mode != reference->mode)
         return RootMismatch{.kind = RootMismatch::Kind::paging_mode, .root = root, .mode = mode};
-    return compare(*reference, root);
+    return find_mismatch(*reference, root);
 }
 
 std::optional<RootMismatch> Roots::check_page(GuestPhysical root) const {
     const Reference* const reference = m_current.load(std::memory_order_acquire);
     if (reference == nullptr)
         return std::nullopt;
-    return compare(*reference, root_of_cr3(root.value));
+    return find_mismatch(*reference, root_of_cr3(root.value));
+}
+
+// Where a root is forged, the slot that is tells more than where the root is not.
+std::optional<RootMismatch> Roots::find_mismatch(const Reference& reference, GuestPhysical root) const {
+    const GuestRange page = GuestRange::of(root, page_bytes);
+    const Arena* const arena = m_arena.load(std::memory_order_acquire);
+    if (arena != nullptr && arena->pages.contains(page))
+        return std::nullopt;
+    auto mismatch = compare(reference, root);
+    if (!mismatch && arena != nullptr && !arena->reference.contains(page))
+        mismatch =
+            RootMismatch{.kind = RootMismatch::Kind::outside_arena, .root = root, .mode = reference.mode};
+    return mismatch;
+}
+
+GuestRange Roots::reference_pages() const {
+    return GuestRange::of(m_named, (m_reference->pair ? 2 : 1) * page_bytes);
+}
+
+RootContents Roots::contents() const {
+    RootContents contents{.pair = m_reference->pair, .no_execute = m_reference->mode.no_execute};
+    // What a walk would set is set, for it cannot write to a root that is locked.
+    const auto accessed = [](uint64_t entry) {
+        return (entry & entry_present) != 0 ? entry | entry_accessed : entry;
+    };
+    std::ranges::transform(m_reference->kernel, contents.kernel.begin() + half, accessed);
+    std::ranges::transform(m_reference->user, contents.user.begin() + half, accessed);
+    return contents;
+}
+
+void Roots::use_arena(const GuestRange& arena) {
+    assert(m_reference && !m_owned_arena);
+    m_owned_arena = std::make_unique<const Arena>(Arena{.pages = arena, .reference = reference_pages()});
+    m_arena.store(m_owned_arena.get(), std::memory_order_release);
 }
 
 std::optional<RootMismatch> Roots::compare(const Reference& reference, GuestPhysical root) const {

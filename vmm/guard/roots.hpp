@@ -78,6 +78,7 @@ struct RootMismatch {
         executable_user, // the kernel's page of a pair maps user space without NX, which PTI always sets
         outside_ram,     // there is no table at all
         paging_mode,     // the CPU would read it otherwise than the reference
+        outside_arena,   // its kernel half is right for now, but it is not one that nobody can change
     };
     Kind kind{};
     GuestPhysical root;    // the page that was compared
@@ -86,10 +87,18 @@ struct RootMismatch {
     uint64_t found = 0;
     PagingMode mode; // found
 };
-// "slot", "user_root_slot", "executable_user", "outside_ram", "paging_mode": in events.
+// "slot", "user_root_slot", "executable_user", "outside_ram", "paging_mode", "outside_arena": in events.
 const char* name_of(RootMismatch::Kind kind);
 
-// check() and check_page() from any thread, without waiting; reference() from one thread at a time.
+// A root with the reference's kernel half and an empty user half, and with a pair what user space runs on.
+struct RootContents {
+    bool pair = false;
+    bool no_execute = false; // entries may have NX
+    TableEntries kernel{};
+    TableEntries user{};
+};
+
+// check() and check_page() from any thread, without waiting; the rest from one thread at a time.
 class Roots {
 public:
     // `memory` outlives this.
@@ -107,8 +116,14 @@ public:
     // need not be protected. Asking for the same again succeeds and may raise the policy.
     std::expected<void, RootRefusal> reference(const RootRequest& request, const PagingMode& mode,
                                                std::span<const Lock> locks, const IsProtected& is_protected);
-    bool has_reference() const { return m_current.load() != nullptr; }
-    LockPolicy policy() const { return m_policy; }
+    bool has_reference() const { return m_current.load() != nullptr; } // any thread
+    // The pages that the guest named last. There is a reference.
+    GuestRange reference_pages() const;
+    RootContents contents() const;
+    // The pages of a root arena: from here on its roots are right, and the reference as it is named now, but
+    // no other. Nobody can change either any more. There is a reference; once only.
+    void use_arena(const GuestRange& arena);
+    LockPolicy policy() const { return m_policy; } // any thread
     // Of the tables that reference() walked.
     struct Extent {
         uint64_t tables = 0;   // reachable, each counted once a level
@@ -116,8 +131,8 @@ public:
     };
     const Extent& extent() const { return m_extent; } // on the thread that calls reference()
 
-    // The root that a CPU runs on. With a pair, either page of it is right, and both are compared. Empty: it
-    // is the kernel's, or there is no reference.
+    // The root that a CPU runs on. Of the arena's nothing is compared but the paging mode. With a pair,
+    // either page of it is right, and both are compared. Empty: it is the kernel's, or there is no reference.
     std::optional<RootMismatch> check(uint64_t cr3, const PagingMode& mode) const;
     // The same of a root that is not loaded yet.
     std::optional<RootMismatch> check_page(GuestPhysical root) const;
@@ -133,11 +148,17 @@ private:
         UpperHalf user{}; // of the partner page
     };
 
+    struct Arena {
+        GuestRange pages;
+        GuestRange reference;
+    };
+
     bool read_upper_half(GuestPhysical root, size_t first_slot, UpperHalf& entries) const;
     bool read_reference(const RootRequest& request, Reference& reference) const;
     std::expected<Extent, RootRefusal> walk(const Reference& reference, std::span<const Lock> locks,
                                             const IsProtected& is_protected) const;
     std::expected<void, RootRefusal> again(const Reference& reference, LockPolicy policy);
+    std::optional<RootMismatch> find_mismatch(const Reference& reference, GuestPhysical root) const;
     std::optional<RootMismatch> compare(const Reference& reference, GuestPhysical root) const;
 
     const GuestMemory& m_memory;
@@ -145,6 +166,9 @@ private:
     std::atomic<const Reference*> m_current = nullptr;
     std::atomic<LockPolicy> m_policy = LockPolicy::read_only;
     Extent m_extent;
+    GuestPhysical m_named; // the reference
+    std::unique_ptr<const Arena> m_owned_arena;
+    std::atomic<const Arena*> m_arena = nullptr;
 };
 
 } // namespace casemate

@@ -53,6 +53,9 @@ bool tables_tolerated() {
     return system && probe_table_enforcement(*system) == TableEnforcement::enforced;
 }
 
+// Slots before it are RAM's.
+constexpr uint32_t shadow_drop_slot = layout::ram_ranges(0).size();
+
 // The state that firmware leaves behind. SDM Vol. 3A, "Memory Cache Control": MTRRs on, write-back by
 // default; SDM Vol. 4: fast strings on.
 constexpr std::array firmware_msrs{kvm_msr_entry{.index = 0x2ff, .reserved = 0, .data = (1U << 11) | 6},
@@ -68,26 +71,30 @@ Machine::Machine(const Config& config, const Log& log, EventLoop& loop, Parts pa
     , m_symbols(std::move(parts.symbols))
     , m_memory(std::move(parts.memory))
     , m_protection(m_memory)
-    , m_guard({.memory = m_memory,
-               .protection = m_protection,
-               .log = m_log,
-               .events = m_events,
-               .symbols = m_symbols ? &*m_symbols : nullptr,
-               .tables_tolerated = tables_tolerated,
-               .end = [this](GuardEnd found) { end(machine_end(std::move(found))); },
-               .intercept_msr_writes = [this] { return intercept_msr_writes(); },
-               .ask_others_to_look =
-                   [this](uint32_t caller) {
-                       for (const Vcpu& vcpu : m_vcpus)
-                           if (vcpu.index() != caller)
-                               m_kicks.ask_for_look(vcpu);
-                   },
-               .sealed =
-                   [this] {
-                       if (m_config.audit_interval.count() != 0)
-                           m_audit_timer.set(m_config.audit_interval);
-                   }},
-              {.max_violations = config.max_violations, .cpus = config.cpus})
+    , m_guard(
+          {.memory = m_memory,
+           .protection = m_protection,
+           .log = m_log,
+           .events = m_events,
+           .symbols = m_symbols ? &*m_symbols : nullptr,
+           .tables_tolerated = tables_tolerated,
+           .shadows_tables = [] { return may_shadow_page_tables(); },
+           .drop_shadow_pages =
+               [this] { return m_vm.drop_shadow_pages(shadow_drop_slot, layout::shadow_drop_page.start); },
+           .end = [this](GuardEnd found) { end(machine_end(std::move(found))); },
+           .intercept_msr_writes = [this] { return intercept_msr_writes(); },
+           .ask_others_to_look =
+               [this](uint32_t caller) {
+                   for (const Vcpu& vcpu : m_vcpus)
+                       if (vcpu.index() != caller)
+                           m_kicks.ask_for_look(vcpu);
+               },
+           .sealed =
+               [this] {
+                   if (m_config.audit_interval.count() != 0)
+                       m_audit_timer.set(m_config.audit_interval);
+               }},
+          {.max_violations = config.max_violations, .cpus = config.cpus})
     , m_vm(std::move(parts.vm))
     , m_doorbells(m_vm)
     , m_pci(m_mmio, GuestRange::of(layout::pci_window.start, layout::pci_window.bytes)) {
@@ -165,6 +172,7 @@ Result<void> Machine::intercept_msr_writes() {
 
 // On the loop's thread. Each vCPU's own thread does the looking: KVM wants that of a vCPU's ioctls.
 void Machine::audit() {
+    m_guard.start_audit_round();
     for (const Vcpu& vcpu : m_vcpus)
         m_kicks.ask_for_look(vcpu);
     m_audit_timer.set(m_config.audit_interval);
@@ -337,6 +345,11 @@ void Machine::report_end(const MachineEnd& end) {
                                      {"violations", counts.violations},
                                      {"root_checks", counts.root_checks},
                                      {"verified_tables", counts.verified_tables},
+                                     {"verifications", counts.verifications},
+                                     {"verification_microseconds", counts.verification_microseconds},
+                                     {"root_writes", counts.root_writes},
+                                     {"root_clears", counts.root_clears},
+                                     {"shadow_drops", counts.shadow_drops},
                                      {"unexplained_faults", counts.unexplained_faults},
                                      {"audits", counts.audits},
                                      {"vcpu_restarts", counts.restarts},

@@ -76,6 +76,9 @@ private:
 class NoProtection final : public Protection {
 public:
     Result<void> protect(std::span<const GuestRange>) override { return {}; }
+    Result<Mapping> replace(const GuestRange&, const std::function<void(std::span<std::byte>)>&) override {
+        return fail(Error("replace"));
+    }
     const char* name() const override { return "none"; }
 };
 
@@ -254,7 +257,8 @@ TEST_CASE("SEAL does not return before every vCPU is pinned") {
     // Other calls do not wait for it: a vCPU in one could not look.
     const auto features =
         f.guard
-            .hypercall(f.all[2], {.pages = 1, .attributes = casemate_attributes(CASEMATE_CALL_FEATURES, 0, 0)})
+            .hypercall(f.all[2],
+                       {.pages = 1, .attributes = casemate_attributes(CASEMATE_CALL_FEATURES, 0, 0)})
             .result;
     CHECK((features & CASEMATE_FEATURE_SEALED) != 0);
     CHECK(!returned);

@@ -50,10 +50,9 @@ TEST_CASE("a call without the mark is KVM's own and not supported") {
 
 TEST_CASE("unknown calls, policies and kinds are refused each in its way") {
     for (uint64_t call = 0; call < 256; ++call) {
-        const bool known = call == CASEMATE_CALL_FEATURES || call == CASEMATE_CALL_LOCK ||
-                           call == CASEMATE_CALL_SEAL || call == CASEMATE_CALL_ROOT_REFERENCE ||
-                           call == CASEMATE_CALL_ROOT_CHECK;
-        CHECK(refusal({0x1000, 1, casemate_attributes(call, 0, 0)}) == (known ? 0 : CASEMATE_ENOSYS));
+        const bool known = call <= CASEMATE_CALL_SEAL;
+        const uint64_t address = call == CASEMATE_CALL_ROOT_CLEAR ? 0 : 0x1000;
+        CHECK(refusal({address, 1, casemate_attributes(call, 0, 0)}) == (known ? 0 : CASEMATE_ENOSYS));
     }
     CHECK(refusal({0x1000, 1, casemate_attributes(CASEMATE_CALL_LOCK, 2, 0)}) == CASEMATE_EINVAL);
     CHECK(refusal({0x1000, 1, casemate_attributes(CASEMATE_CALL_LOCK, 255, 0)}) == CASEMATE_EINVAL);
@@ -93,6 +92,51 @@ TEST_CASE("a root check: of the root that is loaded, or of the next one too") {
     CHECK(refusal({0x8000, 2, attributes}) == CASEMATE_EINVAL);
     for (const unsigned bit : {0U, 5U, 31U, 32U, 39U})
         CHECK(refusal({0x8000, 1, attributes | uint64_t{1} << bit}) == CASEMATE_EINVAL);
+}
+
+TEST_CASE("an arena: its pages and their policy") {
+    const uint64_t attributes = casemate_attributes(CASEMATE_CALL_ROOT_ARENA, 1, 0);
+    const auto call = parse_hypercall({0x8000, 5, attributes});
+    REQUIRE(call);
+    const auto& arena = std::get<RootArenaCall>(*call);
+    CHECK(arena.pages.start() == GuestPhysical{0x8000});
+    CHECK(arena.pages.bytes() == 5 * page_bytes);
+    CHECK(arena.policy == LockPolicy::die_on_write);
+    CHECK(refusal({0x8000, 0, attributes}) == CASEMATE_EINVAL);
+    CHECK(refusal({0x8001, 1, attributes}) == CASEMATE_EINVAL);
+    CHECK(refusal({0x8000, uint64_t{1} << 52, attributes}) == CASEMATE_EFAULT);
+    CHECK(refusal({~uint64_t{0xfff}, 2, attributes}) == CASEMATE_EFAULT);
+    CHECK(refusal({0x8000, 1, casemate_attributes(CASEMATE_CALL_ROOT_ARENA, 2, 0)}) == CASEMATE_EINVAL);
+    for (const unsigned bit : {0U, 4U, 5U, 31U, 33U, 39U})
+        CHECK(refusal({0x8000, 1, attributes | uint64_t{1} << bit}) == CASEMATE_EINVAL);
+}
+
+TEST_CASE("an entry of a root: which root, which slot, which table or none") {
+    const auto write = [](uint64_t root, uint64_t slot) {
+        return casemate_attributes(CASEMATE_CALL_ROOT_WRITE, 0, CASEMATE_ROOT_ENTRY(root, slot));
+    };
+    const auto call = parse_hypercall({0x8000, 1, write((1U << 18U) - 1, 511)});
+    REQUIRE(call);
+    const auto& linked = std::get<RootWriteCall>(*call);
+    CHECK(linked.root == (1U << 18U) - 1);
+    CHECK(linked.slot == 511);
+    REQUIRE(linked.table);
+    CHECK(linked.table->start() == GuestPhysical{0x8000});
+    CHECK(linked.table->bytes() == page_bytes);
+    CHECK_FALSE(std::get<RootWriteCall>(*parse_hypercall({0, 1, write(3, 255)})).table);
+    CHECK(refusal({~uint64_t{0xfff}, 1, write(0, 0)}) == CASEMATE_EFAULT);
+    CHECK(refusal({0x8001, 1, write(0, 0)}) == CASEMATE_EINVAL);
+    for (const uint64_t pages : {uint64_t{0}, uint64_t{2}, ~uint64_t{0}})
+        CHECK(refusal({0x8000, pages, write(0, 0)}) == CASEMATE_EINVAL);
+    const uint64_t clear = casemate_attributes(CASEMATE_CALL_ROOT_CLEAR, 0, CASEMATE_ROOT_ENTRY(7U, 0U));
+    CHECK(std::get<RootClearCall>(*parse_hypercall({0, 1, clear})).root == 7);
+    CHECK(refusal({0x1000, 1, clear}) == CASEMATE_EINVAL);
+    CHECK(refusal({0, 2, clear}) == CASEMATE_EINVAL);
+    for (const unsigned bit : {0U, 4U, 5U, 13U, 32U, 39U}) {
+        CHECK(refusal({0, 1, clear | uint64_t{1} << bit}) == CASEMATE_EINVAL);
+        if (bit < 5 || bit >= 32)
+            CHECK(refusal({0x8000, 1, write(0, 0) | uint64_t{1} << bit}) == CASEMATE_EINVAL);
+    }
 }
 
 TEST_CASE("a lock's range is checked even if KVM had not") {
