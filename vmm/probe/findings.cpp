@@ -179,8 +179,9 @@ Finding tables_finding(const HostReport& report) {
     finding.value = report.mapping_walk.tolerated
                         ? "the guest runs on them, but a store into them is not caught"
                         : "the CPU's table walk writes to them: " + report.walk_note;
-    finding.meaning = "Page tables are verified instead: compared with a copy at every check, so a change is "
-                      "found, but later than it happens.";
+    finding.meaning =
+        "Page tables are verified instead: compared with a copy at every context switch and audit, so a "
+        "change is found, but later than it happens.";
     if (report.kind == KvmKind::vmx)
         finding.remedy = "Load kvm_intel with eptad=0: sudo modprobe -r kvm_intel && sudo modprobe kvm_intel "
                          "eptad=0";
@@ -190,6 +191,27 @@ Finding tables_finding(const HostReport& report) {
             "modprobe kvm_amd npt=0";
     else
         finding.remedy = any_host_remedy;
+    return finding;
+}
+
+Finding roots_finding(const HostReport& report) {
+    Finding finding{.id = "roots", .title = "page-table roots"};
+    if (!report.mapping_walk.tested) {
+        finding.value = "not tried";
+        finding.meaning = "Whether context switches are watched without an exit.";
+        return finding;
+    }
+    if (root_mode(report) == RootMode::arena) {
+        finding.answer = Answer::yes;
+        finding.value = "in an arena that the monitor alone writes to";
+        finding.meaning = "A root in it cannot be forged, and a context switch needs no exit.";
+        return finding;
+    }
+    finding.answer = Answer::no;
+    finding.value = "checked at each context switch";
+    finding.meaning =
+        "Which is an exit each, and a forged root may be used until the next switch or audit. An arena "
+        "needs what enforced page tables need.";
     return finding;
 }
 
@@ -308,6 +330,10 @@ TableEnforcement table_enforcement(const HostReport& report) {
                                                                              : TableEnforcement::verified;
 }
 
+RootMode root_mode(const HostReport& report) {
+    return table_enforcement(report) == TableEnforcement::enforced ? RootMode::arena : RootMode::check;
+}
+
 BestProtection best_protection(const HostReport& report) {
     // A locked store is worth nothing when the guest has no way to ask for the lock.
     if (report.hypercall != HypercallReport::exits)
@@ -324,11 +350,11 @@ BestProtection best_protection(const HostReport& report) {
 }
 
 std::vector<Finding> findings(const HostReport& report) {
-    return {kvm_finding(report),       hardware_finding(report),    speed_finding(report),
-            hypercall_finding(report), mapping_finding(report),     tables_finding(report),
-            slots_finding(report),     attributes_finding(report),  msr_finding(report),
-            mseal_finding(report),     memfd_finding(report),       huge_pages_finding(report),
-            io_uring_finding(report),  tsc_deadline_finding(report)};
+    return {kvm_finding(report),        hardware_finding(report), speed_finding(report),
+            hypercall_finding(report),  mapping_finding(report),  tables_finding(report),
+            roots_finding(report),      slots_finding(report),    attributes_finding(report),
+            msr_finding(report),        mseal_finding(report),    memfd_finding(report),
+            huge_pages_finding(report), io_uring_finding(report), tsc_deadline_finding(report)};
 }
 
 } // namespace casemate

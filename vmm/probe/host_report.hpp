@@ -39,6 +39,10 @@ enum class StoreReport {
 // How locked page tables are kept: `enforced` makes them unwritable, `verified` compares them with a copy.
 enum class TableEnforcement { enforced, verified };
 
+// How page-table roots are kept: in an `arena` that the monitor alone writes to, or with a `check` at each
+// context switch.
+enum class RootMode { arena, check };
+
 struct WalkReport {
     bool tested = false;
     bool tolerated = false;    // the guest runs with its page tables on write-protected pages
@@ -97,6 +101,7 @@ struct HostReport {
 // Guests can be run here: KVM opened and its speed is useful.
 bool is_usable(const HostReport& report);
 TableEnforcement table_enforcement(const HostReport& report);
+RootMode root_mode(const HostReport& report);
 BestProtection best_protection(const HostReport& report);
 
 enum class Answer { yes, partly, no, untested };

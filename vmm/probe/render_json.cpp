@@ -56,6 +56,7 @@ std::string render_json(const HostReport& report) {
     json["usable"] = is_usable(report);
     json["protection"] = word(best_protection(report));
     json["tables"] = table_enforcement(report) == TableEnforcement::enforced ? "enforced" : "verified";
+    json["roots"] = root_mode(report) == RootMode::arena ? "arena" : "check";
     json["virtualization"] = word(report.kind);
     json["module"] = report.module;
     json["speed_ratio"] = nullptr;

@@ -79,7 +79,13 @@ std::string verdict(const HostReport& report) {
     const char* const tables = table_enforcement(report) == TableEnforcement::enforced
                                    ? "can be enforced: nothing could write to them"
                                    : "can be verified: a change is found at the next check";
-    return text + fmt::format("  Kernel text and data:  {}\n  Kernel page tables:    {}\n", memory, tables);
+    const char* const roots = root_mode(report) == RootMode::arena
+                                  ? "can be kept in an arena: no exit, none can be forged"
+                                  : "can be checked at each context switch, by an exit each";
+    return text +
+           fmt::format(
+               "  Kernel text and data:  {}\n  Kernel page tables:    {}\n  Page-table roots:      {}\n",
+               memory, tables, roots);
 }
 
 } // namespace

@@ -26,6 +26,7 @@ TEST_CASE("a precise mapping is the best lock of a stock host, and NPT leaves ta
     const Finding tables = find(report, "locked_tables");
     CHECK(tables.answer == Answer::no);
     CHECK(tables.remedy.find("npt=0") != std::string::npos);
+    CHECK(find(report, "roots").answer == Answer::no);
 }
 
 TEST_CASE("a walker that tolerates read-only tables gets them enforced") {
@@ -33,6 +34,7 @@ TEST_CASE("a walker that tolerates read-only tables gets them enforced") {
     CHECK(table_enforcement(report) == TableEnforcement::enforced);
     CHECK(find(report, "locked_tables").answer == Answer::yes);
     CHECK(find(report, "locked_tables").remedy.empty());
+    CHECK(find(report, "roots").answer == Answer::yes);
 }
 
 TEST_CASE("tables that tolerate the walk but let stores through are not enforced") {

@@ -30,7 +30,8 @@ TEST_CASE("the table begins with the verdict") {
               .starts_with(
                   "This host can run Linux guests.\n"
                   "  Kernel text and data:  can be locked by mapping\n"
-                  "  Kernel page tables:    can be verified: a change is found at the next check\n\n"));
+                  "  Kernel page tables:    can be verified: a change is found at the next check\n"
+                  "  Page-table roots:      can be checked at each context switch, by an exit each\n\n"));
     CHECK(render_table(software_report())
               .starts_with("This host cannot run Linux guests at a useful speed.\n\n"));
     CHECK(render_table(no_kvm_report(KvmAccess::absent))
@@ -58,6 +59,7 @@ TEST_CASE("the JSON has the members that scripts choose by") {
     CHECK(json.at("usable") == true);
     CHECK(json.at("protection") == "mapping");
     CHECK(json.at("tables") == "enforced");
+    CHECK(json.at("roots") == "arena");
     CHECK(json.at("virtualization") == "vmx");
     CHECK(json.at("module") == "kvm_intel (ept=Y, eptad=N)");
     CHECK(json.at("speed_ratio").get<double>() == doctest::Approx(1.1));
@@ -72,7 +74,7 @@ TEST_CASE("the JSON has the members that scripts choose by") {
         CHECK(finding.size() == 6);
     }
     CHECK(ids == std::set<std::string>{"kvm", "hardware", "speed", "hypercall", "mapping", "locked_tables",
-                                       "slots", "attributes", "msr_filter", "mseal", "guest_memfd",
+                                       "roots", "slots", "attributes", "msr_filter", "mseal", "guest_memfd",
                                        "huge_pages", "io_uring", "tsc_deadline"});
 }
 
@@ -81,6 +83,7 @@ TEST_CASE("the JSON of a host without KVM says so and has no speed") {
     CHECK(json.at("usable") == false);
     CHECK(json.at("protection") == "none");
     CHECK(json.at("tables") == "verified");
+    CHECK(json.at("roots") == "check");
     CHECK(json.at("speed_ratio").is_null());
 }
 
