@@ -21,6 +21,12 @@ std::span<const Step> memory_steps();
 std::span<const Step> filter_steps();
 std::span<const Step> container_steps();
 std::span<const Step> file_steps();
+std::span<const Step> address_space_steps();
+std::span<const Step> crowd_steps();
+std::span<const Step> churn_steps();
+
+// The step of any file, or null.
+const Step* find_step(const char* name);
 
 // Says what failed, with errno when it is set, and ends this process with status 1.
 [[noreturn, gnu::format(printf, 1, 2)]] void fail(const char* format, ...);

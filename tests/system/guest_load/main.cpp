@@ -18,17 +18,28 @@ namespace {
 
 const char* running = "guest-load";
 
+constexpr decltype(&process_steps) files[] = {process_steps,   memory_steps, filter_steps,
+                                              container_steps, file_steps,   address_space_steps,
+                                              crowd_steps,     churn_steps};
+
 int usage() {
     (void)std::fputs("usage: guest-load STEP ROUNDS; the steps are:", stderr);
-    for (const auto steps :
-         {process_steps(), memory_steps(), filter_steps(), container_steps(), file_steps()})
-        for (const Step& step : steps)
+    for (const auto steps : files)
+        for (const Step& step : steps())
             (void)std::fprintf(stderr, " %s", step.name);
     (void)std::fputs("\n", stderr);
     return 2;
 }
 
 } // namespace
+
+const Step* find_step(const char* name) {
+    for (const auto steps : files)
+        for (const Step& step : steps())
+            if (std::strcmp(step.name, name) == 0)
+                return &step;
+    return nullptr;
+}
 
 void fail(const char* format, ...) {
     const int error = errno;
@@ -94,17 +105,12 @@ int main(int argc, char** argv) {
     const unsigned long number = std::strtoul(argv[2], nullptr, 10);
     if (std::strcmp(argv[1], answer_word) == 0)
         return static_cast<int>(number);
-    for (const auto steps :
-         {process_steps(), memory_steps(), filter_steps(), container_steps(), file_steps()}) {
-        for (const Step& step : steps) {
-            if (std::strcmp(step.name, argv[1]) != 0)
-                continue;
-            running = step.name;
-            check(number > 0, "no rounds");
-            step.run(static_cast<unsigned>(number));
-            std::printf("workload: %s ok %lu\n", step.name, number);
-            return 0;
-        }
-    }
-    return usage();
+    const Step* const step = find_step(argv[1]);
+    if (step == nullptr)
+        return usage();
+    running = step->name;
+    check(number > 0, "no rounds");
+    step->run(static_cast<unsigned>(number));
+    std::printf("workload: %s ok %lu\n", step->name, number);
+    return 0;
 }
