@@ -277,6 +277,13 @@ void timers(unsigned rounds) {
     must("timer_delete", timer_delete(posix));
 }
 
+// Prints the time since boot: for a shell, which has only hundredths of a second.
+void clock(unsigned /*rounds*/) {
+    timespec now{};
+    must("clock_gettime", clock_gettime(CLOCK_MONOTONIC, &now));
+    std::printf("us %ld\n", now.tv_sec * 1'000'000 + now.tv_nsec / 1000);
+}
+
 void affinity(unsigned rounds) {
     cpu_set_t all;
     must("sched_getaffinity", sched_getaffinity(0, sizeof all, &all));
@@ -295,9 +302,9 @@ void affinity(unsigned rounds) {
 }
 
 constexpr Step all_steps[] = {
-    {"fork_exec", fork_exec}, {"vfork_exec", vfork_exec}, {"fork_tree", fork_tree},
-    {"threads", threads},     {"signals", signals},       {"trace", trace},
-    {"pipes", pipes},         {"timers", timers},         {"affinity", affinity},
+    {"fork_exec", fork_exec}, {"vfork_exec", vfork_exec}, {"fork_tree", fork_tree}, {"threads", threads},
+    {"signals", signals},     {"trace", trace},           {"pipes", pipes},         {"timers", timers},
+    {"affinity", affinity},   {"clock", clock},
 };
 
 } // namespace
