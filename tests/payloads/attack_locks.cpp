@@ -22,6 +22,8 @@ constexpr Group groups[] = {
     {"ring3", attack_ring3},
     {"reset", attack_reset},
     {"self", attack_self},
+    {"roots", attack_roots},
+    {"root_calls", attack_root_calls},
     {"registers", attack_registers},
     {"second_cpu", attack_second_cpu},
     {"rewriting", attack_rewriting},

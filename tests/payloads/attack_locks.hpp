@@ -18,6 +18,8 @@ void attack_many_locks();    // 17: until the table is full
 void attack_ring3();         // 18: hypercalls of user space
 void attack_reset();         // 19: ways to start over; one a VM
 void attack_self();          // 31: locks that harm only the guest
+void attack_roots();         // 20: roots in an arena
+void attack_root_calls();    // 17: the calls that write them
 void attack_registers();     // 26, 27: registers changed after SEAL
 void attack_second_cpu();    // 32: another CPU that stores while a lock is taken
 void attack_rewriting();     // an instruction that changes while the monitor looks at it
@@ -33,6 +35,9 @@ inline uint64_t locked_pages(uint64_t count = 1) {
     lock_pages(pages, count);
     return pages;
 }
+
+// Makes a call, and reports whether rax was as expected; of attack 17.
+void expect_call(const char* name, int64_t expected, uint64_t address, uint64_t pages, uint64_t attributes);
 
 // The address of the last instruction that store_at() was about to execute.
 inline volatile uint64_t store_site;

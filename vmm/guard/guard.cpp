@@ -111,14 +111,18 @@ uint64_t Guard::lock(const GuestCpu& cpu, const Lock& lock) {
     }
     if (lock.kind == LockKind::text && !m_text_locked.exchange(true))
         note_text(cpu);
-    const bool changed = change->sequence != 0;
-    if (changed && ++m_lock_changes <= max_lock_events)
+    if (change->sequence != 0)
+        write_lock_event(cpu, lock);
+    return 0;
+}
+
+void Guard::write_lock_event(const GuestCpu& cpu, const Lock& lock) {
+    if (++m_lock_changes <= max_lock_events)
         m_parts.events.write("lock", {{"gpa", hex_string(lock.range.start().value)},
                                       {"bytes", lock.range.bytes()},
                                       {"kind", std::string(name_of(lock.kind))},
                                       {"policy", std::string(name_of(lock.policy))},
                                       {"vcpu", uint64_t{cpu.index()}}});
-    return 0;
 }
 
 // Every vCPU is pinned when this returns, so that none has time to change what is then taken for good.

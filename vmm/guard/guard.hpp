@@ -148,6 +148,7 @@ private:
     bool tables_enforced();
     uint64_t features();
     uint64_t lock(const GuestCpu& cpu, const Lock& lock);
+    void write_lock_event(const GuestCpu& cpu, const Lock& lock);
     Answer root_reference(const GuestCpu& cpu, const RootRequest& request);
     Answer root_check(const GuestCpu& cpu, const RootCheckCall& call);
     Answer root_arena(const GuestCpu& cpu, const RootArenaCall& call);
@@ -182,7 +183,7 @@ private:
     std::mutex m_call_mutex;
     std::unique_ptr<RootArena> m_arena;
     std::optional<bool> m_tables_enforced;
-    uint64_t m_lock_changes = 0; // LOCKs that locked or raised something
+    uint64_t m_lock_changes = 0; // calls that locked or raised something
     LogSite m_protect_site;
     LogSite m_reference_site;
     LogSite m_arena_site;

@@ -144,8 +144,8 @@ Guard::Answer Guard::root_arena(const GuestCpu& cpu, const RootArenaCall& call) 
     if (const auto error = refuse_arena(call))
         return {.result = refusal(*error)};
     // As for LOCK: first no host-side write can begin, then none is under way, then the pages change.
-    const auto change =
-        m_table.add({.range = call.pages, .policy = call.policy, .kind = LockKind::page_table});
+    const Lock lock{.range = call.pages, .policy = call.policy, .kind = LockKind::page_table};
+    const auto change = m_table.add(lock);
     if (!change)
         return {.result = refusal(CASEMATE_E2BIG)};
     if (!m_parts.memory.drain_writes()) {
@@ -163,6 +163,7 @@ Guard::Answer Guard::root_arena(const GuestCpu& cpu, const RootArenaCall& call) 
     }
     m_arena = std::move(*arena);
     m_roots.use_arena(call.pages);
+    write_lock_event(cpu, lock);
     m_parts.events.write("root_arena", {{"gpa", hex_string(call.pages.start().value)},
                                         {"bytes", call.pages.bytes()},
                                         {"roots", m_arena->roots()},
