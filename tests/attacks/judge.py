@@ -8,11 +8,11 @@ import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 
-from suite import (ENFORCED, HARMLESS, NOT_STOPPED, OFF, POLICIES, SKIPPED, STOPPED, TABLE_MODES, UNENFORCED,
+from suite import (ENFORCED, FOUND, HARMLESS, NOT_STOPPED, OFF, POLICIES, SKIPPED, STOPPED, TABLE_MODES, UNENFORCED,
                    UNPROVEN, WRONG)
 
-OUTCOMES = ("changed", "fault", "unchanged", "skipped", "refused", "granted", "works", "misreported", "wrong",
-            "WRONG")
+OUTCOMES = ("changed", "fault", "unchanged", "found", "skipped", "refused", "granted", "works", "misreported",
+            "wrong", "WRONG")
 CHANGED = {"changed": "locked memory changed", "wrong": "locked memory changed, otherwise than by this store",
            "WRONG": "the guest saw a wrong answer"}
 # A kernel puts its time before a line, and other output may have begun it.
@@ -179,6 +179,12 @@ def why_not_this(event, case, policy, locks):
     if case.register:
         return "" if event.get("register") in case.register else \
             f"the record names {event.get('register') or 'no register'} instead of {' or '.join(case.register)}"
+    if event.get("source") == "root":
+        if "root" not in case.kind:
+            return f"the record tells of a root instead of {' or '.join(case.kind) or 'a lock'}"
+        if event.get("policy") != policy:
+            return f"the record tells of {event.get('policy')} roots, not {policy}"
+        return "" if isinstance(event.get("mismatch"), str) else "the record lacks the mismatch"
     if event.get("policy") != policy:
         return f"the record tells of a {event.get('policy')} lock, not {policy}"
     if case.kind and event.get("kind") not in case.kind:
@@ -216,7 +222,7 @@ class VmJudge:
         self.suite, self.vm, self.proofs, self.mode = suite, vm, proofs, mode
         self.console = read_console(vm.console)
         self.events = read_events(vm.events, vm.cut)
-        self.locks = self.events.of("lock")
+        self.locks = self.events.of("lock") + [e | {"kind": "page_table"} for e in self.events.of("root_arena")]
         self.records = self.events.of("violation")
         self.messages = text_of(vm.messages)
         self.keys = list(vm.names) or self.console.tried
@@ -242,7 +248,7 @@ class VmJudge:
 
     def leaves_record(self, key):
         case, outcome = self.case(key), self.console.outcomes.get(key, ("",))[0]
-        return case is not None and case.record == "always" and outcome in ("fault", "unchanged")
+        return case is not None and case.record == "always" and outcome in ("fault", "unchanged", "found")
 
     def find_shortage(self):
         if len(self.keys) <= 1:
@@ -251,7 +257,7 @@ class VmJudge:
         spare = self.events.violations() - len(self.records)
         for kinds, count in needed.items():
             fitting = [e for e in self.records if e.get("source") == "unattributable" or not kinds or
-                       e.get("kind") in kinds]
+                       e.get("kind") in kinds or (e.get("source") == "root" and "root" in kinds)]
             if len(fitting) + spare < count:
                 self.short[kinds] = f"{len(fitting)} violations of {' or '.join(kinds) or 'any kind'} recorded " \
                                     f"for {count} attacks"
@@ -339,7 +345,13 @@ class VmJudge:
         if HARMLESS in case.expected(vm.policy, self.mode, vm.lane).split(" or "):
             return HARMLESS, f"the VM ended with {vm.ending()}"
         return self.proven(case, baseline) or self.recorded(key, case) or self.reported(key, case) or \
-            (STOPPED, f"the VM ended with {vm.ending()}")
+            (FOUND if self.was_found(key, case) else STOPPED, f"the VM ended with {vm.ending()}")
+
+    def was_found(self, key, case):
+        """Whether it took effect before it ended the VM: a root that was in use, or a change of a table. Who changes
+        one to get at something else, and does not get at it, is stopped."""
+        return case.found or (case.kind == ("page_table",) and
+                              (self.record(key, case) or {}).get("source") == "changed_table")
 
     @staticmethod
     def proven(case, baseline):
@@ -364,6 +376,11 @@ class VmJudge:
         reasons = [why_not_this(e, case, self.vm.policy, self.locks) for e in shown]
         if reasons and all(reasons):
             return WRONG, reasons[-1]
+        if self.vm.status == 21 and not any(e.get("source") == "root" for e in self.records):
+            return WRONG, "status 21, and no record of a root"
+        found = self.console.outcomes.get(key, ("",))[0] == "found"
+        if found and not any(e.get("source") in ("changed_table", "root") for e in self.records):
+            return WRONG, "no record of a changed table or a root"
         if self.vm.status == 22 and not any(e.get("source") == "unattributable" for e in self.records):
             return WRONG, "status 22, and no record of an unattributable fault"
         return None
@@ -374,6 +391,10 @@ class VmJudge:
             return None
         if not self.messages.strip():
             return WRONG, "there is no exit report"
+        if self.vm.status == 21:
+            root = number((self.record(key, case) or {}).get("root"))
+            told = "page-table root" in self.messages and root is not None and f"{root:x}" in self.messages.lower()
+            return None if told else (WRONG, "the exit report does not name the root")
         if self.vm.status == 22:  # it tells of that fault, not of a store before it
             return None if "no operand of an instruction explains" in self.messages else \
                 (WRONG, "the exit report does not tell of a fault that nothing explains")
@@ -390,9 +411,9 @@ class VmJudge:
         return None
 
     def stopped(self, case, outcome, detail):
-        how = {"fault": "the instruction faulted", "unchanged": "memory did not change",
-               "refused": "refused"}[outcome]
-        return STOPPED, f"{how}; {detail}" if detail else how
+        how = {"fault": "the instruction faulted", "unchanged": "memory did not change", "refused": "refused",
+               "found": "it was found"}[outcome]
+        return FOUND if outcome == "found" else STOPPED, f"{how}; {detail}" if detail else how
 
 
 # --- all of them -----------------------------------------------------------

@@ -14,13 +14,15 @@ MANY = 24  # variants that a section shows without being asked
 STYLE = """
 :root { color-scheme: light dark;
   --page: #fbfaf7; --card: #ffffff; --ink: #1d2127; --soft: #5b6470; --line: #d9d6cd; --link: #1f5fae;
-  --stopped: #1d6b40; --stopped-b: #e3f3e8; --harmless: #3d5a80; --harmless-b: #e6eef7; --not: #9a5b00;
-  --not-b: #fdf0d8; --skipped: #5b6470; --skipped-b: #ececea; --bad: #a5182b; --bad-b: #fbe4e6;
+  --stopped: #1d6b40; --stopped-b: #e3f3e8; --found: #5a6a12; --found-b: #f0f4d6; --not: #9a5b00;
+  --harmless: #3d5a80; --harmless-b: #e6eef7; --not-b: #fdf0d8; --skipped: #5b6470; --skipped-b: #ececea;
+  --bad: #a5182b; --bad-b: #fbe4e6;
   --text: #1f6fb2; --rodata: #3a8f5c; --page_table: #b4631a; --data: #8a4fb0; --ram: #e7e4db }
 @media (prefers-color-scheme: dark) { :root {
   --page: #14171b; --card: #1c2026; --ink: #e6e8eb; --soft: #a2abb6; --line: #343a43; --link: #86b9f3;
-  --stopped: #7fd6a3; --stopped-b: #173424; --harmless: #a3c3ea; --harmless-b: #1d2b3d; --not: #f0bd6a;
-  --not-b: #3a2c10; --skipped: #a2abb6; --skipped-b: #2a2e34; --bad: #ff9aa5; --bad-b: #45161d;
+  --stopped: #7fd6a3; --stopped-b: #173424; --found: #cfdc7e; --found-b: #2b3013; --not: #f0bd6a;
+  --harmless: #a3c3ea; --harmless-b: #1d2b3d; --not-b: #3a2c10; --skipped: #a2abb6; --skipped-b: #2a2e34;
+  --bad: #ff9aa5; --bad-b: #45161d;
   --text: #5aa7e6; --rodata: #66c48b; --page_table: #e79a55; --data: #c493e6; --ram: #2b3037 } }
 * { box-sizing: border-box }
 html { -webkit-text-size-adjust: 100% }
@@ -42,6 +44,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .4rem 0; padding: 
 .pill { display: inline-block; padding: .05rem .5rem; border-radius: 1rem; font-size: .86rem; line-height: 1.5;
   border: 1px solid; white-space: nowrap; margin: .1rem .2rem .1rem 0 }
 .stopped { color: var(--stopped); background: var(--stopped-b) }
+.found { color: var(--found); background: var(--found-b) }
 .harmless { color: var(--harmless); background: var(--harmless-b) }
 .not-stopped { color: var(--not); background: var(--not-b); border-style: dashed }
 .skipped { color: var(--skipped); background: var(--skipped-b); border-style: dotted }
@@ -312,7 +315,8 @@ class Page:
                 tag("details", tag("summary", "What the words mean"), tag("div", tag("dl", *meanings),
                                                                           class_="evidence")),
                 tag("p", "Each attack is first made without a lock, and has to succeed there. Under read_only a locked "
-                         "page's store faults and the guest goes on; under die_on_write the VM ends with status 20. "
+                         "page's store faults and the guest goes on; under die_on_write the VM ends with status 20, or with "
+                         "21 for a page-table root. "
                          f"Locked page tables, by host: {modes}."),
                 tag("h2", "Each attack"), *(self.attack(a) for a in self.attacks()),
                 *([tag("h2", "What was locked"),

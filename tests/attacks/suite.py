@@ -8,10 +8,12 @@ from pathlib import Path
 
 TABLE = Path(__file__).resolve().parent / "expectations.toml"
 
-STOPPED, HARMLESS, NOT_STOPPED, SKIPPED, UNPROVEN, WRONG = VERDICTS = (
-    "stopped", "harmless", "not stopped", "skipped", "unproven", "wrong")
+STOPPED, FOUND, HARMLESS, NOT_STOPPED, SKIPPED, UNPROVEN, WRONG = VERDICTS = (
+    "stopped", "found", "harmless", "not stopped", "skipped", "unproven", "wrong")
 MEANING = {
     STOPPED: "memory unchanged, the attempt recorded, and the guest or the VM went on or ended as its policy says",
+    FOUND: "it took effect for a while; then the monitor found it, recorded it, and put an end to it: it wrote the "
+           "entry back, or the process or the VM ended",
     HARMLESS: "nothing to stop: no locked byte can change by it, and none did",
     NOT_STOPPED: "locked memory changed, or what had to be refused was granted",
     SKIPPED: "this host or guest cannot do it",
@@ -20,9 +22,11 @@ MEANING = {
 }
 OFF, READ_ONLY, DIE_ON_WRITE = "off", "read_only", "die_on_write"
 POLICIES = (READ_ONLY, DIE_ON_WRITE)
-KINDS = ("text", "rodata", "page_table", "data", "register")
+KINDS = ("text", "rodata", "page_table", "data", "register", "root")
 ENFORCED, UNENFORCED = "enforced", "unenforced"
-# Whether the host's page walker tolerates locked tables; elsewhere it is seen when a guest locks one.
+ROOTS = ("check", "arena")
+# Whether the host's page walker tolerates locked tables, and so an arena of roots; elsewhere it is seen when a guest
+# locks one.
 TABLE_MODES = {"amd-npt": UNENFORCED, "amd-shadow": ENFORCED, "intel-ept": UNENFORCED, "intel-noad": ENFORCED}
 LINUX = "linux"
 END_STATUS = {OFF: [0], READ_ONLY: [0], DIE_ON_WRITE: [20]}
@@ -38,10 +42,11 @@ class Case:
     number: int
     source: str                 # "linux", or a payload's file with words that choose a group of its attacks
     names: tuple                # of a payload also patterns
-    kind: tuple = ()            # of the lock that is hit, or "register"
+    kind: tuple = ()            # of the lock that is hit, or "register", "root"
     register: tuple = ()        # those that a record or an audit may name
     expect: dict = field(default_factory=dict, hash=False)
     status: dict = field(default_factory=dict, hash=False)
+    found: bool = False         # it takes effect before the monitor can know: what ends the VM then has found it
     proof: str = "changed"      # the outcome that shows that it works without a lock; "" needs none
     record: str = "always"      # a violation: always, never, maybe
     may_skip: bool = False
@@ -50,8 +55,9 @@ class Case:
     policies: tuple = POLICIES  # under which it makes sense
     kernel_locks: bool = True   # whether a linux guest first locks and seals itself
     argument: dict = field(default_factory=dict, hash=False)    # of a linux attack, by policy
-    words: str = ""             # more of the kernel command line
-    needs: tuple = ()           # of disk, net, input
+    words: str | dict = field(default="", hash=False)   # more of the kernel command line; may be by policy
+    roots: str = ""             # how a linux guest has its roots checked: check or arena; "" as it likes
+    needs: tuple = ()           # of disk, net, input, unaudited
     cpus: int = 1
     memory: str = "64M"
     outcomes: tuple = ("unchanged", "granted")  # that are harmless where that is expected
@@ -67,6 +73,9 @@ class Case:
     def statuses(self, policy):
         words = self.status
         return words.get(policy, END_STATUS[policy]) if isinstance(words, dict) else words
+
+    def words_for(self, policy):
+        return self.words if isinstance(self.words, str) else self.words.get(policy, "")
 
     def ends_vm(self, policy):
         return self.statuses(policy) != [0]
@@ -144,7 +153,9 @@ def read_case(number, entry):
     check(what, case.source == LINUX or case.source.split()[0].endswith(".elf"), f"source {case.source!r}")
     check(what, set(case.policies) <= set(POLICIES), f"policies {case.policies}")
     check(what, case.source != LINUX or case.exact_names() == list(case.names), "linux has no patterns")
-    check(what, set(case.needs) <= {"disk", "net", "input"}, f"needs {case.needs}")
+    check(what, set(case.needs) <= {"disk", "net", "input", "unaudited"}, f"needs {case.needs}")
+    check(what, case.roots in ("", *ROOTS), f"roots {case.roots!r}")
+    check(what, isinstance(case.words, str) or set(case.words) <= {OFF, *POLICIES}, f"words {case.words}")
     check(what, case.proof in ("", "changed", "unchanged"), f"proof {case.proof!r}")
     for name in (*case.sample, *case.quick):
         check(what, case.has(name), f"the sample {name!r} is none of its names")
