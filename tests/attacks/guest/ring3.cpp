@@ -3,16 +3,21 @@
 // them. It is linked statically, for the guest has no libraries.
 #include "guard/casemate_abi.h"
 
+#include <array>
 #include <csetjmp>
 #include <csignal>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <string>
 
 #include <cpuid.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 namespace {
@@ -25,15 +30,21 @@ void on_signal(int number) {
     siglongjmp(after_signal, number);
 }
 
+constexpr const char* attack_path = "/sys/kernel/security/casemate-attack/attack";
+constexpr const char* target_path = "/sys/kernel/security/casemate-attack/target";
+
+bool tell(int fd, const std::string& text) {
+    if (fd >= 0 && write(fd, text.data(), text.size()) >= 0)
+        return true;
+    std::perror(attack_path);
+    return false;
+}
+
 bool tell(const std::string& text) {
-    const char* const path = "/sys/kernel/security/casemate-attack/attack";
-    const int fd = open(path, O_WRONLY | O_CLOEXEC);
-    if (fd < 0 || write(fd, text.data(), text.size()) < 0) {
-        std::perror(path);
-        return false;
-    }
+    const int fd = open(attack_path, O_WRONLY | O_CLOEXEC);
+    const bool told = tell(fd, text);
     close(fd);
-    return true;
+    return told;
 }
 
 struct Target {
@@ -45,10 +56,9 @@ struct Target {
 };
 
 bool read_target(const std::string& wanted, Target& target) {
-    const char* const path = "/sys/kernel/security/casemate-attack/target";
-    std::FILE* const file = std::fopen(path, "re");
+    std::FILE* const file = std::fopen(target_path, "re");
     if (file == nullptr) {
-        std::perror(path);
+        std::perror(target_path);
         return false;
     }
     char name[16] = {};
@@ -124,10 +134,74 @@ bool user_hypercall(const Target& target) {
     return tell("user_hypercall end returned " + std::to_string(lock(target.page())));
 }
 
+// Between begin and end the CPU goes to another address space and back: to that of a child, which answers and
+// does nothing else. Whoever comes back on a root that is not the kernel's may be killed.
+bool root(const std::string& name) {
+    std::array<int, 2> question{};
+    std::array<int, 2> answer{};
+    if (pipe(question.data()) != 0 || pipe(answer.data()) != 0)
+        return false;
+    const pid_t child = fork();
+    if (child < 0)
+        return false;
+    char byte = 0;
+    if (child == 0) {
+        close(question[1]);
+        while (read(question[0], &byte, 1) == 1 && write(answer[1], &byte, 1) == 1) {
+        }
+        _exit(0);
+    }
+    close(question[0]);
+    close(answer[1]);
+    (void)std::signal(SIGPIPE, SIG_IGN);
+    if (!tell(name + " begin"))
+        return false;
+    const bool answered = write(question[1], &byte, 1) == 1 && read(answer[0], &byte, 1) == 1;
+    return tell(name + (answered ? " end switched" : " end the child died"));
+}
+
+// As a user who is not root; the kernel's attacker then changes that.
+bool cred(const std::string& name) {
+    const int fd = open(attack_path, O_WRONLY | O_CLOEXEC);
+    constexpr uid_t nobody = 65534;
+    if (setresgid(nobody, nobody, nobody) != 0 || setresuid(nobody, nobody, nobody) != 0)
+        return false;
+    if (open(target_path, O_RDONLY | O_CLOEXEC) >= 0)
+        return false;
+    if (!tell(fd, name + " begin"))
+        return false;
+    const bool used = geteuid() == 0 && open(target_path, O_RDONLY | O_CLOEXEC) >= 0;
+    return tell(fd, name + (used ? " end used to read a file of root's" : " end not used"));
+}
+
+bool core_pattern(const std::string& name) {
+    const char* const made = "/tmp/casemate-attack-core"; // by the program that the pattern names
+    unlink(made);
+    if (!tell(name + " begin"))
+        return false;
+    const pid_t child = fork();
+    if (child == 0) {
+        (void)std::signal(SIGSEGV, SIG_DFL);
+        // Whoever has changed its user leaves no core without the second call.
+        if (setuid(65534) == 0 && prctl(PR_SET_DUMPABLE, 1) == 0)
+            std::abort();
+        _exit(1);
+    }
+    waitpid(child, nullptr, 0);
+    struct stat status{};
+    bool used = false;
+    for (int tries = 0; tries < 500 && !used; ++tries) {
+        used = stat(made, &status) == 0 && status.st_uid == 0;
+        usleep(10000);
+    }
+    return tell(name + (used ? " end used: a program ran as root" : " end no program ran"));
+}
+
 } // namespace
 
 int main(int count, char** words) {
     const std::string name = count == 2 ? words[1] : "";
+    const std::string attack = name.substr(0, name.find('.'));
     Target target;
     if (!read_target(name == "devmem_write" ? "rodata" : "text", target))
         return 1;
@@ -141,6 +215,15 @@ int main(int count, char** words) {
         return user_mapping(target) ? 0 : 1;
     if (name == "user_hypercall")
         return user_hypercall(target) ? 0 : 1;
-    std::fputs("usage: ring3 devmem_map|devmem_write|user_mapping|user_hypercall\n", stderr);
+    if (attack == "pgd_text" || attack == "pgd_direct" || attack == "mm_pgd")
+        return root(name) ? 0 : 1;
+    if (attack == "cred")
+        return cred(name) ? 0 : 1;
+    if (attack == "core_pattern")
+        return core_pattern(name) ? 0 : 1;
+    std::fputs(
+        "usage: ring3 devmem_map|devmem_write|user_mapping|user_hypercall|pgd_text|pgd_direct|mm_pgd|cred|"
+        "core_pattern\n",
+        stderr);
     return 2;
 }
