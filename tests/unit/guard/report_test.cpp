@@ -337,6 +337,11 @@ TEST_CASE_FIXTURE(Fixture, "other mismatches of roots") {
     CHECK(summary(root(Kind::outside_ram), loaded) ==
           "page-table root gpa:0x200000 is not in RAM, on vCPU 1");
     CHECK(report(root(Kind::outside_ram), loaded).find("slot") == std::string::npos);
+    CHECK(summary(root(Kind::outside_arena), loaded) ==
+          "page-table root gpa:0x200000 is not in the root arena, on vCPU 1");
+    CHECK(report(root(Kind::outside_arena), loaded).find("slot") == std::string::npos);
+    CHECK(json_of(event_fields(root(Kind::outside_arena), loaded)).find("\"outside_arena\"") !=
+          std::string::npos);
     Violation mode = root(Kind::paging_mode);
     CHECK(summary(mode, loaded) == "page-table root gpa:0x200000 with another paging mode: 4-level paging "
                                    "without NX, on vCPU 1");
