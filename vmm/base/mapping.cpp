@@ -79,9 +79,10 @@ Result<void> Mapping::replace(uint64_t offset, uint64_t size_bytes, int descript
     // the next access.
     unsigned char resident = 0;
     if (mapped || mincore(start, page_bytes, &resident) != 0) {
-        mmap(start, size_bytes, PROT_READ | PROT_WRITE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-        madvise(start, size_bytes, MADV_DONTFORK);
+        void* const zeroed = mmap(start, size_bytes, PROT_READ | PROT_WRITE,
+                                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+        if (zeroed != MAP_FAILED)
+            madvise(zeroed, size_bytes, MADV_DONTFORK);
     }
     return fail(Error::system("mmap " + format_bytes(size_bytes) + " shared over other memory", error));
 }
