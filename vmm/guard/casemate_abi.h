@@ -102,9 +102,10 @@
 
 /*
  * ROOT_CHECK: no policy or argument. Compares the root in the caller's CR3, and the one that `address` names
- * if it is not 0: the root that the guest is about to load. Of a pair, both pages are compared, whichever is
- * named or loaded. Ask before loading CR3: code that asks afterwards is already what the new root maps. Some
- * of the verified tables are compared too: 64 a call, by turns.
+ * if it is not 0: the root that the guest is about to load. Ask before loading CR3: code that asks afterwards
+ * is already what the new root maps. A wrong root in CR3 is recorded, or ends the VM, but is no reason against
+ * going on to a right one. Of a pair, both pages are compared, whichever is named or loaded. Some of the
+ * verified tables are compared too: 64 a call, by turns.
  *
  * Compared are address, rights (P, R/W, U/S, NX), caching and PS of the kernel slots; not A, D, nor what the
  * CPU ignores (bits 11:9 and 62:52). Of a pair's first page the present slots 0 to 255 must have NX, if
@@ -114,7 +115,7 @@
  * Once there is an arena, a root is right when it is one of the arena's (of a pair, either page) or the
  * reference itself. A guest that compares the roots it loads with the arena's bounds need not ask.
  *
- *   -CASEMATE_EPERM   one of the roots is not right: go on with neither
+ *   -CASEMATE_EPERM   the root named is not right, or, if none is, the one in CR3: do not load it
  *   -CASEMATE_EINVAL  no ROOT_REFERENCE yet; or not 1 page
  */
 #define CASEMATE_CALL_ROOT_CHECK 3ULL

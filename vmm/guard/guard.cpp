@@ -194,6 +194,13 @@ std::optional<GuardEnd> Guard::audit(const GuestCpu& cpu) {
     std::optional<RootMismatch> mismatch;
     if (!difference && !m_auditor.is_restarting(cpu.index()))
         mismatch = m_roots.check(state->system.cr3, PagingMode::of(state->system));
+    RootNotice& notice = m_cpus[cpu.index()].notice;
+    if (!mismatch)
+        notice = RootNotice::none;
+    else if (notice == RootNotice::told) {
+        notice = RootNotice::spared;
+        mismatch.reset();
+    }
     if (!difference && !mismatch)
         return std::nullopt;
     // INIT resets registers, and Linux parks other CPUs with it before a reboot.

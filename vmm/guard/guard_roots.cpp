@@ -61,15 +61,20 @@ Guard::Answer Guard::root_check(const GuestCpu& cpu, const RootCheckCall& call) 
     const auto system = cpu.system_registers();
     if (!system)
         return {.result = refusal(CASEMATE_EPERM), .end = host_failure(system.error())};
-    auto mismatch = m_roots.check(system->cr3, PagingMode::of(*system));
-    const bool loaded = mismatch.has_value();
-    if (!loaded && call.next && *call.next != root_of_cr3(system->cr3))
-        mismatch = m_roots.check_page(*call.next);
+    const auto loaded = m_roots.check(system->cr3, PagingMode::of(*system));
+    const bool names_another = call.next && *call.next != root_of_cr3(system->cr3);
+    const auto next = names_another ? m_roots.check_page(*call.next) : std::nullopt;
     Answer answer;
-    if (mismatch) {
-        answer.result = refusal(CASEMATE_EPERM);
-        answer.end = judge(root_violation(cpu, *mismatch, loaded ? "" : "about to be loaded"));
+    if (loaded) {
+        RootNotice& notice = m_cpus[cpu.index()].notice;
+        notice = notice == RootNotice::spared ? notice : RootNotice::told;
+        answer.end = judge(root_violation(cpu, *loaded, ""));
     }
+    if (!answer.end && next)
+        answer.end = judge(root_violation(cpu, *next, "about to be loaded"));
+    // A wrong root is no reason against leaving it.
+    if (names_another ? next.has_value() : loaded.has_value())
+        answer.result = refusal(CASEMATE_EPERM);
     if (!answer.end)
         answer.end = verify_tables(cpu.index(), tables_per_check);
     return answer;
