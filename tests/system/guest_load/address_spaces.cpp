@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <sched.h>
 #include <sys/mman.h>
+#include <system_error>
 #include <thread>
 #include <unistd.h>
 
@@ -109,13 +110,18 @@ void exec_among_threads(unsigned rounds) {
     for (unsigned i = 0; i < rounds; ++i) {
         in_child(
             [i] {
-                for (unsigned one = 0; one < together; ++one) {
-                    std::thread([i, one] {
-                        if (one == i % together)
-                            answer(i % 100);
-                        for (unsigned turn = 0; one % 2 == 0 || turn < i % 16; ++turn)
-                            sched_yield();
-                    }).detach();
+                const auto work = [i](unsigned one) {
+                    if (one == i % together)
+                        answer(i % 100);
+                    for (unsigned turn = 0; one % 2 == 0 || turn < i % 16; ++turn)
+                        sched_yield();
+                };
+                try {
+                    for (unsigned one = 0; one < together; ++one)
+                        std::thread(work, one).detach();
+                } catch (const std::system_error& error) {
+                    // As clone(2) says while a thread of this process is running a program.
+                    check(error.code() == std::errc::resource_unavailable_try_again, "no thread was started");
                 }
                 for (;;)
                     pause();
