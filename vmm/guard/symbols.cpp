@@ -273,6 +273,16 @@ std::optional<std::string> Symbols::name_at(GuestLinear address) const {
     if (fstat(m_fd.get(), &status) < 0 || static_cast<uint64_t>(status.st_size) != m_bytes ||
         status.st_mtim.tv_sec != m_modified.tv_sec || status.st_mtim.tv_nsec != m_modified.tv_nsec)
         return std::nullopt;
+    const std::lock_guard lock(m_recent->mutex);
+    const auto known = std::ranges::find(m_recent->answers, address, &Recent::Answer::address);
+    if (known != m_recent->answers.end())
+        return known->name;
+    Recent::Answer& answer = m_recent->answers.at(m_recent->next++ % m_recent->answers.size());
+    answer = {.address = address, .name = read_name_at(address)};
+    return answer.name;
+}
+
+std::optional<std::string> Symbols::read_name_at(GuestLinear address) const {
     std::string text;
     const auto look_up = [&text, address](const auto& tables) -> Result<void> {
         Symbol best;

@@ -6,8 +6,11 @@
 #include "base/fd.hpp"
 #include "base/units.hpp"
 
+#include <array>
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <sys/stat.h>
@@ -28,15 +31,30 @@ public:
     GuestLinear system_call_entry() const { return m_system_call_entry; }
 
     // "do_syscall_64+0x1a" for a link-time address inside the image, in printable ASCII; of several names the
-    // one that the kernel's own messages use. Reads the whole file, some milliseconds: for what is reported,
-    // not for what is counted. Empty too when the file has changed since.
+    // one that the kernel's own messages use. Reads the whole file, some milliseconds, unless it is one of
+    // the last few addresses: for what is reported, not for what is counted. Empty too when the file has
+    // changed since.
     std::optional<std::string> name_at(GuestLinear address) const;
 
 private:
     explicit Symbols(Fd fd, const struct stat& status)
         : m_fd(std::move(fd))
         , m_bytes(static_cast<uint64_t>(status.st_size))
-        , m_modified(status.st_mtim) {}
+        , m_modified(status.st_mtim)
+        , m_recent(std::make_unique<Recent>()) {}
+
+    std::optional<std::string> read_name_at(GuestLinear address) const;
+
+    // A store that is refused is tried again, and each time would cost a guest its turn.
+    struct Recent {
+        struct Answer {
+            GuestLinear address;
+            std::optional<std::string> name;
+        };
+        std::mutex mutex;
+        std::array<Answer, 8> answers; // of address 0: none yet
+        size_t next = 0;
+    };
 
     Fd m_fd;
     uint64_t m_bytes;
@@ -44,6 +62,7 @@ private:
     GuestLinear m_image_start;
     GuestLinear m_image_end;
     GuestLinear m_system_call_entry;
+    std::unique_ptr<Recent> m_recent;
 };
 
 // Symbols of a running kernel: what KASLR added. Set once, when text is locked, while the guest may still be

@@ -7,6 +7,8 @@
 #include <cstdlib>
 #include <doctest/doctest.h>
 #include <map>
+#include <string>
+#include <vector>
 
 namespace casemate {
 namespace {
@@ -128,6 +130,21 @@ TEST_CASE("a damaged vmlinux is a usage error that says what is wrong") {
     const std::string whole = SymbolElf().file();
     for (size_t bytes = 1; bytes < whole.size(); ++bytes)
         CHECK(refusal(std::string_view(whole).substr(0, bytes)) != "");
+}
+
+TEST_CASE("names asked for again are the same, however many were in between") {
+    const SymbolFile file(system_map());
+    const auto symbols = Symbols::load(file.path().c_str());
+    REQUIRE(symbols);
+    std::vector<std::string> first;
+    for (uint64_t at = 0; at < 0x3000; at += 0x100)
+        first.push_back(symbols->name_at(GuestLinear{text_start + at}).value_or("none"));
+    for (const uint64_t step : {1U, 5U, 47U})
+        for (uint64_t i = 0; i < first.size(); ++i) {
+            const uint64_t at = i * step % first.size();
+            CHECK(symbols->name_at(GuestLinear{text_start + at * 0x100}).value_or("none") == first[at]);
+            CHECK(symbols->name_at(GuestLinear{text_start + at * 0x100}).value_or("none") == first[at]);
+        }
 }
 
 TEST_CASE("a file that changes under a running machine gives no names, and no crash") {
