@@ -60,7 +60,7 @@ TEST_CASE("each root of an arena has the reference's kernel half and an empty us
 }
 
 TEST_CASE("what a walk would set in a kernel half is set") {
-    SyntheticTables tables;
+    const SyntheticTables tables;
     tables.put(reference_root, 400, 0x3000 | entry_present);
     tables.put(reference_root, 401, 0x3000);
     Roots roots(tables.memory);

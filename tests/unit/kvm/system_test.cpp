@@ -14,7 +14,7 @@ namespace {
 // A directory as /sys/module, with the parameters that are given.
 class Modules {
 public:
-    Modules(std::optional<std::string> npt, std::optional<std::string> ept) {
+    Modules(const std::optional<std::string>& npt, const std::optional<std::string>& ept) {
         std::string name = (std::filesystem::temp_directory_path() / "casemate-modules-XXXXXX").string();
         REQUIRE(mkdtemp(name.data()) != nullptr);
         path = name;

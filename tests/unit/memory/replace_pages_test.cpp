@@ -153,7 +153,7 @@ TEST_CASE("when the host gives no memory nothing is replaced, and no signal ends
     REQUIRE(memory->store(GuestPhysical{1_MiB}, uint64_t{7}));
     rlimit before{};
     REQUIRE(getrlimit(RLIMIT_FSIZE, &before) == 0);
-    const rlimit small{.rlim_cur = 512 * 1024, .rlim_max = before.rlim_max};
+    const rlimit small{.rlim_cur = rlim_t{512} * 1024, .rlim_max = before.rlim_max};
     REQUIRE(setrlimit(RLIMIT_FSIZE, &small) == 0);
     const auto view = memory->replace_pages(GuestRange::of({1_MiB}, 1_MiB), [](auto) {}, Sealing::never);
     REQUIRE(setrlimit(RLIMIT_FSIZE, &before) == 0);
