@@ -289,10 +289,10 @@ TEST_CASE("an arena needs a reference that is locked, tables that can be, and co
 
     ArenaFixture verified(false, false);
     CHECK(verified.give() == -CASEMATE_EOPNOTSUPP);
-    CHECK((verified.call(features) & CASEMATE_FEATURE_ROOT_ARENA) == 0);
+    CHECK((static_cast<uint64_t>(verified.call(features)) & CASEMATE_FEATURE_ROOT_ARENA) == 0);
 
     ArenaFixture sealed;
-    CHECK((sealed.call(features) & CASEMATE_FEATURE_ROOT_ARENA) != 0);
+    CHECK((static_cast<uint64_t>(sealed.call(features)) & CASEMATE_FEATURE_ROOT_ARENA) != 0);
     REQUIRE(sealed.call(seal) == 0);
     CHECK(sealed.give() == -CASEMATE_EPERM);
     CHECK(sealed.pool_is_free());
