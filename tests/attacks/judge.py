@@ -364,9 +364,12 @@ class VmJudge:
             return None
         if self.vm.status == 23:
             audits = self.events.of("audit")
-            why = why_not_this(audits[-1], case, self.vm.policy, self.locks) if audits else \
-                "status 23, and no record of an audit"
-            return (WRONG, why) if why else None
+            if not audits:
+                return WRONG, "status 23, and no record of an audit"
+            # Else it ended another attack in this VM, or found what this one had changed on its way.
+            if case.register:
+                why = why_not_this(audits[-1], case, self.vm.policy, self.locks)
+                return (WRONG, why) if why else None
         if self.events.violations() == 0:
             return WRONG, "no violation was recorded"
         if case.kind in self.short:
@@ -400,7 +403,8 @@ class VmJudge:
                 (WRONG, "the exit report does not tell of a fault that nothing explains")
         if self.vm.status == 23:
             named = re.search(r"register {2,}(\S+)", self.messages)
-            return None if named and named[1] in case.register else \
+            registers = case.register or [e.get("register") for e in self.events.of("audit")]
+            return None if named and named[1] in registers else \
                 (WRONG, f"the exit report does not name {' or '.join(case.register) or 'a register'}")
         event = self.record(key, case) or {}
         at = number(event.get("gpa"))
