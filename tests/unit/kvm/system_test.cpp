@@ -37,8 +37,8 @@ private:
     }
 };
 
-bool may_shadow(std::optional<std::string> npt, std::optional<std::string> ept) {
-    return may_shadow_page_tables(Modules(std::move(npt), std::move(ept)).path);
+bool may_shadow(const std::optional<std::string>& npt, const std::optional<std::string>& ept) {
+    return may_shadow_page_tables(Modules(npt, ept).path);
 }
 
 TEST_CASE("KVM may shadow page tables unless each module that is there says that it does not") {
