@@ -85,12 +85,18 @@ void judge_working(const char* name, bool works) {
     print_other(20, name, works ? "works" : "WRONG");
 }
 
+bool is_to_try(const char* name, bool has_arena) {
+    if (!wanted(20, name))
+        return false;
+    if (!has_arena)
+        print_skipped(20, name, no_arena);
+    return has_arena;
+}
+
 void attempt_linking(bool has_arena) {
     constexpr uint64_t slot = 2;
-    if (!wanted(20, "linked_table"))
+    if (!is_to_try("linked_table", has_arena))
         return;
-    if (!has_arena)
-        return print_skipped(20, "linked_table", no_arena);
     bool right = prepare(linked_root);
     run_on(linked_root);
     right = right && read_slot(slot) == 0;
@@ -103,10 +109,8 @@ void attempt_linking(bool has_arena) {
 
 void attempt_taking_out(bool has_arena) {
     constexpr uint64_t slot = 3;
-    if (!wanted(20, "relinked_slot"))
+    if (!is_to_try("relinked_slot", has_arena))
         return;
-    if (!has_arena)
-        return print_skipped(20, "relinked_slot", no_arena);
     bool right = prepare(taken_out_root);
     run_on(taken_out_root);
     right = right && write_root(taken_out_root, slot, new_chain(0x3333)) == 0 && read_slot(slot) == 0x3333;
@@ -126,10 +130,8 @@ void attempt_taking_out(bool has_arena) {
 
 void attempt_clearing(bool has_arena) {
     constexpr uint64_t slot = 4;
-    if (!wanted(20, "relinked_root"))
+    if (!is_to_try("relinked_root", has_arena))
         return;
-    if (!has_arena)
-        return print_skipped(20, "relinked_root", no_arena);
     bool right = prepare(cleared_root) && write_root(cleared_root, slot, new_chain(0x5555)) == 0;
     run_on(cleared_root);
     right = right && read_slot(slot) == 0x5555;
@@ -148,10 +150,8 @@ void attempt_clearing(bool has_arena) {
 // next.
 void attempt_churn(bool has_arena) {
     constexpr uint64_t rounds = 6;
-    if (!wanted(20, "root_churn"))
+    if (!is_to_try("root_churn", has_arena))
         return;
-    if (!has_arena)
-        return print_skipped(20, "root_churn", no_arena);
     uint64_t wrong = 0;
     for (uint64_t round = 0; round < rounds; ++round)
         for (uint64_t root = churned_root; root < refusing_root; ++root) {

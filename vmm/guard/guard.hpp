@@ -188,10 +188,10 @@ private:
     LogSite m_reference_site;
     LogSite m_arena_site;
 
-    // Of one vCPU, used on its thread only.
     // A root that ROOT_CHECK has recorded is given one audit's time to be left, until an audit finds a right
     // one.
     enum class RootNotice { none, told, spared };
+    // Of one vCPU, used on its thread only.
     struct PerCpu {
         RootNotice notice = RootNotice::none;
         std::unique_ptr<Decoder> decoder; // made at the first fault: most guests cause none
