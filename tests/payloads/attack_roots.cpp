@@ -85,12 +85,12 @@ void judge_working(const char* name, bool works) {
     print_other(20, name, works ? "works" : "WRONG");
 }
 
-bool is_to_try(const char* name, bool has_arena) {
+bool is_to_try(const char* name, bool is_possible) {
     if (!wanted(20, name))
         return false;
-    if (!has_arena)
+    if (!is_possible)
         print_skipped(20, name, no_arena);
-    return has_arena;
+    return is_possible;
 }
 
 void attempt_linking(bool has_arena) {
@@ -175,8 +175,6 @@ void attempt_churn(bool has_arena) {
 
 // Where there is no lock the entry is put back.
 void attempt_store(const char* name, uint64_t at, uint64_t value) {
-    if (!wanted(20, name))
-        return;
     const auto before = load<uint64_t>(at);
     store_site = 0;
     const Caught caught = catch_exceptions([=] { store_at(at, value); });
@@ -277,12 +275,9 @@ void attack_roots() {
                   {"root_unused_kernel_slot", 1, 400, 0x200000 | table_flags},
                   {"root_user_slot", 1, 100, 0x200000 | table_flags},
                   {"root_in_use", 0, kernel_slot, 0}};
-    for (const auto& each : stores) {
-        if (has_arena || policy() == Policy::none)
+    for (const auto& each : stores)
+        if (is_to_try(each.name, has_arena || policy() == Policy::none))
             attempt_store(each.name, page_of(each.root) + 8 * each.slot, each.entry);
-        else if (wanted(20, each.name))
-            print_skipped(20, each.name, no_arena);
-    }
 }
 
 void attack_root_calls() {
