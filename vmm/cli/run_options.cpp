@@ -29,7 +29,9 @@ Boots a Linux guest with its serial console on this terminal.
   --net tap=IF[,mac=M]      virtio network device on an existing tap interface; repeatable
   --locks MODE              the guest's locks are allowed, required or off (default: allowed)
   --lock-deadline SECONDS   how long --locks required waits for them, 1 to 3600 (default: 60)
-  --protect HOW             auto, or mapping: host page protection of guest RAM (default: auto)
+  --protect HOW             attributes: KVM's memory attributes, where this host's KVM has them;
+                            mapping: host page protection of guest RAM; auto: the first of
+                            them that works here (default: auto)
   --audit-interval MS       look at a sealed guest's registers this often, 10 to 60000 ms;
                             0 does not (default: 100)
   --max-violations N        end the guest at its Nth write to locked memory (default: never)
@@ -142,12 +144,12 @@ Result<std::chrono::seconds> parse_lock_deadline(std::string_view text) {
     return std::chrono::seconds(*seconds);
 }
 
-Result<ProtectChoice> parse_protect(std::string_view text) {
+Result<std::optional<ProtectionKind>> parse_protect(std::string_view text) {
     if (text == "auto")
-        return ProtectChoice::automatic;
-    if (text == "mapping")
-        return ProtectChoice::mapping;
-    return fail(Error::usage(fmt::format("--protect {}: give auto or mapping", text)));
+        return std::nullopt;
+    if (const auto kind = protection_kind(text))
+        return kind;
+    return fail(Error::usage(fmt::format("--protect {}: give auto, attributes or mapping", text)));
 }
 
 Result<std::chrono::milliseconds> parse_audit_interval(std::string_view text) {

@@ -36,6 +36,13 @@ struct Attribution {
     std::string reason;          // without a hit: why
 };
 
+// What KVM says of a write that it denied by itself, where it does (KVM_EXIT_MEMORY_FAULT with the write
+// flag). It may be out of date as everything else, but for the address.
+struct DeniedWrite {
+    GuestPhysical address;     // of the first byte
+    bool is_page_walk = false; // of the CPU, while it walked the guest's page tables
+};
+
 // Page walks for one attribution: a REP string of 2^64 bytes costs no more. 2 MiB when mapped by small pages.
 constexpr size_t max_page_walks = 512;
 

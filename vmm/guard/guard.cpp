@@ -258,7 +258,8 @@ void Guard::note_text(const GuestCpu& cpu) {
     });
 }
 
-std::optional<GuardEnd> Guard::store_fault(const GuestCpu& cpu, Unexplained unexplained) {
+std::optional<GuardEnd> Guard::store_fault(const GuestCpu& cpu, Unexplained unexplained,
+                                           const std::optional<DeniedWrite>& denied) {
     const auto state = cpu.state();
     // A failed emulation queues an exception of its own, which says nothing about this instruction.
     const auto delivering =
@@ -271,6 +272,12 @@ std::optional<GuardEnd> Guard::store_fault(const GuestCpu& cpu, Unexplained unex
         own.decoder = std::make_unique<Decoder>();
 
     Violation violation{.vcpu = cpu.index(), .state = *state};
+    if (denied) {
+        violation.lock = m_table.find(GuestRange::of(denied->address, 1));
+        violation.address = denied->address;
+        if (violation.lock && denied->is_page_walk)
+            return give_up(std::move(violation), "the CPU's walk of the guest's page tables writes to it");
+    }
     if (*delivering)
         return give_up(std::move(violation), "the frame of an exception or interrupt cannot be pushed");
 
@@ -278,7 +285,10 @@ std::optional<GuardEnd> Guard::store_fault(const GuestCpu& cpu, Unexplained unex
                                  [this](const GuestRange& range) { return m_table.find(range); });
     violation.instruction = std::move(found.instruction);
     violation.code = std::move(found.code);
-    if (!found.hit) {
+    // The decoder finds the same store and more of it, unless another vCPU changes the instruction meanwhile.
+    const bool told = violation.lock && !(found.hit && (found.hit->address == *violation.address ||
+                                                        found.hit->lock.policy > violation.lock->policy));
+    if (!found.hit && !told) {
         ++m_unexplained;
         if (unexplained == Unexplained::fail)
             return give_up(std::move(violation), "KVM cannot emulate the instruction; " + found.reason);
@@ -294,11 +304,13 @@ std::optional<GuardEnd> Guard::store_fault(const GuestCpu& cpu, Unexplained unex
         return judge(violation);
     }
     own.retries = 0;
-    violation.lock = found.hit->lock;
-    violation.address = found.hit->address;
-    violation.linear = found.hit->linear;
-    violation.bytes = found.hit->bytes;
-    violation.value = found.hit->value;
+    if (!told) {
+        violation.lock = found.hit->lock;
+        violation.address = found.hit->address;
+        violation.linear = found.hit->linear;
+        violation.bytes = found.hit->bytes;
+        violation.value = found.hit->value;
+    }
     if (auto end = judge(violation))
         return end;
     if (auto end = verify_tables(cpu.index(), tables_per_violation))

@@ -92,8 +92,9 @@ public:
     // tables meanwhile, so it is tried again a few times; or there is no second try.
     enum class Unexplained { retry, fail };
     // KVM_RUN failed with EFAULT, or KVM could not emulate an instruction: RIP is at it, nothing is stored.
-    // Empty: run on; #GP(0) has been injected when a store was refused.
-    std::optional<GuardEnd> store_fault(const GuestCpu& cpu, Unexplained unexplained);
+    // `denied`: where, if KVM says so. Empty: run on; #GP(0) has been injected when a store was refused.
+    std::optional<GuardEnd> store_fault(const GuestCpu& cpu, Unexplained unexplained,
+                                        const std::optional<DeniedWrite>& denied = std::nullopt);
     // KVM_EXIT_MMIO of a store to RAM: KVM emulated it and the mapping refused it; RIP is past it. Dropped
     // and judged when it hits a lock, made now when not. At most 8 bytes.
     std::optional<GuardEnd> emulated_store(const GuestCpu& cpu, GuestPhysical address,

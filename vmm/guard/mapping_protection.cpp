@@ -7,9 +7,9 @@ Result<void> MappingProtection::protect(std::span<const GuestRange> ranges) {
     return m_memory.deny_writes(ranges, m_sealing);
 }
 
-Result<Mapping> MappingProtection::replace(const GuestRange& range,
-                                           const std::function<void(std::span<std::byte>)>& fill) {
-    return m_memory.replace_pages(range, fill, m_sealing);
+Result<std::span<std::byte>> MappingProtection::replace(const GuestRange& range, const Fill& fill) {
+    m_views.push_back(TRY(m_memory.replace_pages(range, fill, m_sealing)));
+    return m_views.back().bytes();
 }
 
 } // namespace casemate

@@ -3,8 +3,11 @@
 // and the monitor alike.
 #pragma once
 
+#include "base/mapping.hpp"
 #include "guard/protection.hpp"
 #include "memory/guest_memory.hpp"
+
+#include <vector>
 
 namespace casemate {
 
@@ -18,13 +21,13 @@ public:
         , m_sealing(sealing) {}
 
     Result<void> protect(std::span<const GuestRange> ranges) override;
-    Result<Mapping> replace(const GuestRange& range,
-                            const std::function<void(std::span<std::byte>)>& fill) override;
-    const char* name() const override { return "mapping"; }
+    Result<std::span<std::byte>> replace(const GuestRange& range, const Fill& fill) override;
+    std::string name() const override { return "mapping"; }
 
 private:
     GuestMemory& m_memory;
     GuestMemory::Sealing m_sealing;
+    std::vector<Mapping> m_views; // of replaced pages, the only writable ones
 };
 
 } // namespace casemate

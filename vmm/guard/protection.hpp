@@ -3,12 +3,12 @@
 #pragma once
 
 #include "base/error.hpp"
-#include "base/mapping.hpp"
 #include "memory/guest_range.hpp"
 
 #include <cstddef>
 #include <functional>
 #include <span>
+#include <string>
 
 namespace casemate {
 
@@ -19,18 +19,18 @@ public:
     Protection& operator=(const Protection&) = delete;
     virtual ~Protection() = default;
 
-    // Makes the ranges (whole pages of RAM, ascending, disjoint, not protected yet) unwritable for the guest,
-    // for KVM and for this process: all of them, or on failure none. When it returns, no vCPU has a stale
-    // mapping through which a store could land. The caller has made sure that no host-side write to them is
-    // under way or begins. One caller at a time; vCPUs may run.
+    // Makes the ranges (whole pages of RAM, ascending, disjoint, not protected yet) unwritable for the guest
+    // and for KVM: all of them, or on failure none. When it returns, no vCPU has a stale mapping through
+    // which a store could land. This process may be able to write to them still, so the caller has made sure
+    // that no host-side write to them is under way or begins. One caller at a time; vCPUs may run.
     virtual Result<void> protect(std::span<const GuestRange> ranges) = 0;
-    // Replaces pages (one range of RAM, not protected yet) by ones that are protected in the same way, with
-    // the contents that `fill` gives them, given zeroed ones, and that the view which is returned changes,
-    // nothing else. On failure none is protected; the pages may then be zeroed.
-    virtual Result<Mapping> replace(const GuestRange& range,
-                                    const std::function<void(std::span<std::byte>)>& fill) = 0;
-    // "mapping": the name that --protect takes.
-    virtual const char* name() const = 0;
+    // Gives pages (one range of RAM, not protected yet) the contents that `fill` writes, given zeroed ones,
+    // and protects them in the same way. Through the bytes that are returned, which live as long as this, the
+    // monitor changes them; nothing else does. On failure none is protected; the pages may then be zeroed.
+    using Fill = std::function<void(std::span<std::byte>)>;
+    virtual Result<std::span<std::byte>> replace(const GuestRange& range, const Fill& fill) = 0;
+    // As --protect takes it.
+    virtual std::string name() const = 0;
 };
 
 } // namespace casemate

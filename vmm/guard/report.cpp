@@ -271,7 +271,7 @@ std::string summary(const Violation& violation, const LoadedSymbols& symbols) {
         line += ": ";
     switch (violation.source) {
     case ViolationSource::store:
-        line += "store of " + plural(violation.bytes, "byte");
+        line += violation.bytes != 0 ? "store of " + plural(violation.bytes, "byte") : "store";
         break;
     case ViolationSource::emulated_store:
         line += "emulated store of " + plural(violation.bytes, "byte");

@@ -37,18 +37,17 @@ Result<std::unique_ptr<RootArena>> RootArena::create(const GuestRange& pages, co
             std::memcpy(bytes.data() + at, entries.data(), page_bytes);
         }
     };
-    Mapping view = TRY(protection.replace(pages, fill));
-    return std::unique_ptr<RootArena>(
-        new RootArena(pages, contents, std::move(view), std::move(drop_shadow_pages)));
+    const std::span<std::byte> view = TRY(protection.replace(pages, fill));
+    return std::unique_ptr<RootArena>(new RootArena(pages, contents, view, std::move(drop_shadow_pages)));
 }
 
-RootArena::RootArena(const GuestRange& pages, const RootContents& contents, Mapping view,
+RootArena::RootArena(const GuestRange& pages, const RootContents& contents, std::span<std::byte> view,
                      DropShadowPages drop_shadow_pages)
     : m_pages(pages)
     , m_pair(contents.pair)
     , m_first_page_bits(contents.pair && contents.no_execute ? entry_no_execute : 0)
     , m_roots(pages.bytes() / page_bytes / pages_per_root())
-    , m_view(std::move(view))
+    , m_view(view)
     , m_drop_shadow_pages(std::move(drop_shadow_pages)) {
     if (m_drop_shadow_pages)
         m_stale.resize(m_roots);

@@ -4,7 +4,6 @@
 #pragma once
 
 #include "base/error.hpp"
-#include "base/mapping.hpp"
 #include "guard/protection.hpp"
 #include "guard/roots.hpp"
 
@@ -13,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 namespace casemate {
@@ -63,7 +63,7 @@ public:
     Done drop_shadow_pages();
 
 private:
-    RootArena(const GuestRange& pages, const RootContents& contents, Mapping view,
+    RootArena(const GuestRange& pages, const RootContents& contents, std::span<std::byte> view,
               DropShadowPages drop_shadow_pages);
 
     uint64_t pages_per_root() const { return m_pair ? 2 : 1; }
@@ -76,7 +76,7 @@ private:
     bool m_pair;
     uint64_t m_first_page_bits; // what an entry there has and its partner has not
     uint64_t m_roots;
-    Mapping m_view; // the only writable one there is
+    std::span<std::byte> m_view; // the only writable one there is
     DropShadowPages m_drop_shadow_pages;
     std::vector<bool> m_stale; // a root: was cleared, and shadow pages were not dropped since
     uint64_t m_shadow_drops = 0;

@@ -32,3 +32,40 @@ static_assert(sizeof(kvm_signal_mask) == 4 && offsetof(kvm_signal_mask, sigset) 
 #ifndef KVM_EXIT_MEMORY_FAULT
 #define KVM_EXIT_MEMORY_FAULT 39
 #endif
+// tools/host-kernel-patches.
+#define KVM_CAP_X86_DISABLE_EPT_AD 1000
+
+namespace casemate {
+
+// struct kvm_memory_attributes of linux v6.8.
+struct KvmMemoryAttributes {
+    __u64 address;
+    __u64 size;
+    __u64 attributes;
+    __u64 flags;
+};
+inline constexpr unsigned long kvm_set_memory_attributes = _IOW(KVMIO, 0xd2, KvmMemoryAttributes);
+// Bit 3 is in linux v6.8; 0 to 2 are in "KVM: x86: memory protections", an RFC of June 2024, and, as 4 is, in
+// tools/host-kernel-patches.
+inline constexpr __u64 kvm_attribute_no_write = 1ULL << 1U;
+inline constexpr __u64 kvm_attribute_private = 1ULL << 3U;
+inline constexpr __u64 kvm_attribute_immutable = 1ULL << 4U;
+
+// kvm_run's memory_fault of linux v6.8; the flags, but for PRIVATE, are of tools/host-kernel-patches.
+struct KvmMemoryFault {
+    __u64 flags;
+    __u64 gpa; // of the first byte
+    __u64 size;
+};
+inline constexpr __u64 kvm_memory_fault_write = 1ULL << 1U;
+inline constexpr __u64 kvm_memory_fault_page_walk = 1ULL << 4U;
+static_assert(sizeof(KvmMemoryFault) <= sizeof(kvm_run::padding));
+
+// After KVM_EXIT_MEMORY_FAULT.
+inline KvmMemoryFault memory_fault(const kvm_run& run) {
+    KvmMemoryFault fault;
+    __builtin_memcpy(&fault, run.padding, sizeof(fault));
+    return fault;
+}
+
+} // namespace casemate

@@ -59,6 +59,19 @@ Result<void> Vm::set_memory_slot(uint32_t slot, GuestPhysical start, uint64_t si
     return {};
 }
 
+uint64_t Vm::memory_attributes() const {
+    return static_cast<uint64_t>(check_extension(KVM_CAP_MEMORY_ATTRIBUTES));
+}
+
+Result<void> Vm::set_memory_attributes(GuestPhysical start, uint64_t bytes, uint64_t attributes) const {
+    KvmMemoryAttributes request{.address = start.value, .size = bytes, .attributes = attributes, .flags = 0};
+    if (ioctl(m_fd.get(), kvm_set_memory_attributes, &request) != 0)
+        return fail(Error::system(fmt::format("KVM_SET_MEMORY_ATTRIBUTES {:#x} at {}, {}", attributes,
+                                              to_string(start), format_bytes(bytes)),
+                                  errno));
+    return {};
+}
+
 Result<void> Vm::drop_shadow_pages(uint32_t slot, GuestPhysical page) const {
     // While there is a slot the guest reads zeros there, and its stores go nowhere.
     alignas(page_bytes) static constexpr std::array<std::byte, page_bytes> zeros{};

@@ -32,6 +32,14 @@ public:
     Result<void> set_memory_slot(uint32_t slot, GuestPhysical start, uint64_t size_bytes, const void* host,
                                  uint32_t flags = 0) const;
 
+    // What set_memory_attributes() takes: attributes of pages that end the guest's and KVM's own accesses to
+    // them. Zero on released kernels: tools/host-kernel-patches/README.md has the one that is meant.
+    uint64_t memory_attributes() const;
+    // KVM_SET_MEMORY_ATTRIBUTES of whole pages, in place of those that they had: all pages or, on failure,
+    // none. When it returns no vCPU has a stale mapping, and no write of KVM's own that it denies is under
+    // way. vCPUs may run. Fails with EPERM where an immutable page would lose one.
+    Result<void> set_memory_attributes(GuestPhysical start, uint64_t bytes, uint64_t attributes) const;
+
     // Has KVM drop the shadows of the guest's page tables, all of them, and waits until no vCPU uses one:
     // what the deletion of any memory slot does (linux v6.12 arch/x86/kvm/mmu/mmu.c,
     // kvm_arch_flush_shadow_memslot, while the quirk KVM_X86_QUIRK_SLOT_ZAP_ALL is not disabled). `slot` and

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/units.hpp"
+#include "guard/make_protection.hpp"
 
 #include <array>
 #include <chrono>
@@ -31,11 +32,6 @@ enum class LockMode {
 // "allowed", "required", "off": as --locks takes them.
 const char* name_of(LockMode mode);
 
-enum class ProtectChoice {
-    automatic, // what the host does best
-    mapping,   // host page protection of guest RAM
-};
-
 struct Config {
     std::string kernel;
     std::string initrd; // empty: none
@@ -46,9 +42,9 @@ struct Config {
     std::vector<NetConfig> nets;
     LockMode locks = LockMode::allowed;
     std::chrono::seconds lock_deadline{60}; // from the start; for LockMode::required
-    ProtectChoice protect = ProtectChoice::automatic;
-    std::string events_path;  // empty: none; "-": stderr
-    std::string symbols_path; // empty: none
+    std::optional<ProtectionKind> protect;  // empty: what the host does best
+    std::string events_path;                // empty: none; "-": stderr
+    std::string symbols_path;               // empty: none
     std::chrono::milliseconds audit_interval{
         100};                    // between looks at the registers of a sealed guest; 0: none
     uint64_t max_violations = 0; // end the machine at this many; 0: never

@@ -48,9 +48,9 @@ Result<EventLog> open_events(const std::string& path) {
 }
 
 // A throwaway VM tells, on whichever thread asks.
-bool tables_tolerated() {
+bool tables_tolerated(ProtectionKind kind) {
     const auto system = System::open();
-    return system && probe_table_enforcement(*system) == TableEnforcement::enforced;
+    return system && probe_table_enforcement(*system, kind) == TableEnforcement::enforced;
 }
 
 // Slots before it are RAM's.
@@ -70,36 +70,9 @@ Machine::Machine(const Config& config, const Log& log, EventLoop& loop, Parts pa
     , m_events(std::move(parts.events))
     , m_symbols(std::move(parts.symbols))
     , m_memory(std::move(parts.memory))
-    , m_protection(m_memory)
-    , m_guard(
-          {.memory = m_memory,
-           .protection = m_protection,
-           .log = m_log,
-           .events = m_events,
-           .symbols = m_symbols ? &*m_symbols : nullptr,
-           .tables_tolerated = tables_tolerated,
-           .shadows_tables = [] { return may_shadow_page_tables(); },
-           .drop_shadow_pages =
-               [this] { return m_vm.drop_shadow_pages(shadow_drop_slot, layout::shadow_drop_page.start); },
-           .end = [this](GuardEnd found) { end(machine_end(std::move(found))); },
-           .intercept_msr_writes = [this] { return intercept_msr_writes(); },
-           .ask_others_to_look =
-               [this](uint32_t caller) {
-                   for (const Vcpu& vcpu : m_vcpus)
-                       if (vcpu.index() != caller)
-                           m_kicks.ask_for_look(vcpu);
-               },
-           .sealed =
-               [this] {
-                   if (m_config.audit_interval.count() != 0)
-                       m_audit_timer.set(m_config.audit_interval);
-               }},
-          {.max_violations = config.max_violations, .cpus = config.cpus})
     , m_vm(std::move(parts.vm))
     , m_doorbells(m_vm)
-    , m_pci(m_mmio, GuestRange::of(layout::pci_window.start, layout::pci_window.bytes)) {
-    m_memory.set_write_gate(&m_guard);
-}
+    , m_pci(m_mmio, GuestRange::of(layout::pci_window.start, layout::pci_window.bytes)) {}
 
 Result<std::unique_ptr<Machine>> Machine::create(const Config& config, const Log& log, EventLoop& loop,
                                                  SerialLine& console) {
@@ -116,6 +89,7 @@ Result<std::unique_ptr<Machine>> Machine::create(const Config& config, const Log
     machine->m_ended = TRY(create_event());
     TRY(machine->set_up_vm());
     TRY(machine->offer_locks());
+    TRY(machine->create_guard(system));
     TRY(machine->add_platform_devices(console));
     TRY(machine->add_virtio_devices());
     TRY(machine->create_vcpus(system));
@@ -162,6 +136,48 @@ Result<void> Machine::offer_locks() {
     return {};
 }
 
+Result<void> Machine::create_guard(const System& system) {
+    // Where nothing is locked it does not matter.
+    const ProtectionKind kind =
+        m_config.protect ? *m_config.protect
+                         : (m_locks_offered ? probe_best_protection(system) : ProtectionKind::mapping);
+    m_protection = TRY(make_protection(
+        kind,
+        {.vm = m_vm,
+         .memory = m_memory,
+         .first_free_slot = shadow_drop_slot + 1,
+         .with_vcpus_stopped =
+             [this](const std::function<void()>& change) { m_pause.with_stopped(m_vcpus, m_kicks, change); },
+         .ram_lost = [this](const Error& error) { end({EndReason::host_failure, error.message()}); }}));
+    m_guard = std::make_unique<Guard>(
+        Guard::Parts{
+            .memory = m_memory,
+            .protection = *m_protection,
+            .log = m_log,
+            .events = m_events,
+            .symbols = m_symbols ? &*m_symbols : nullptr,
+            .tables_tolerated = [kind] { return tables_tolerated(kind); },
+            .shadows_tables = [] { return may_shadow_page_tables(); },
+            .drop_shadow_pages =
+                [this] { return m_vm.drop_shadow_pages(shadow_drop_slot, layout::shadow_drop_page.start); },
+            .end = [this](GuardEnd found) { end(machine_end(std::move(found))); },
+            .intercept_msr_writes = [this] { return intercept_msr_writes(); },
+            .ask_others_to_look =
+                [this](uint32_t caller) {
+                    for (const Vcpu& vcpu : m_vcpus)
+                        if (vcpu.index() != caller)
+                            m_kicks.ask_for_look(vcpu);
+                },
+            .sealed =
+                [this] {
+                    if (m_config.audit_interval.count() != 0)
+                        m_audit_timer.set(m_config.audit_interval);
+                }},
+        Guard::Options{.max_violations = m_config.max_violations, .cpus = m_config.cpus});
+    m_memory.set_write_gate(m_guard.get());
+    return {};
+}
+
 Result<void> Machine::intercept_msr_writes() {
     if (!m_msr_filter_offered)
         return fail(
@@ -172,14 +188,14 @@ Result<void> Machine::intercept_msr_writes() {
 
 // On the loop's thread. Each vCPU's own thread does the looking: KVM wants that of a vCPU's ioctls.
 void Machine::audit() {
-    m_guard.start_audit_round();
+    m_guard->start_audit_round();
     for (const Vcpu& vcpu : m_vcpus)
         m_kicks.ask_for_look(vcpu);
     m_audit_timer.set(m_config.audit_interval);
 }
 
 void Machine::check_lock_deadline() {
-    if (!m_guard.has_taken_locks())
+    if (!m_guard->has_taken_locks())
         end({EndReason::locks_missing,
              fmt::format("the guest has not locked and sealed its kernel within {} s; give it more with "
                          "--lock-deadline, or --locks allowed",
@@ -275,7 +291,7 @@ Result<void> Machine::start() {
                                        {"cpus", uint64_t{m_config.cpus}},
                                        {"locks", std::string(name_of(m_config.locks))},
                                        {"locks_offered", m_locks_offered},
-                                       {"protection", std::string(m_protection.name())}});
+                                       {"protection", m_protection->name()}});
     if (m_config.locks == LockMode::required)
         m_lock_deadline.set(m_config.lock_deadline);
     VcpuKicks::install_handler();
@@ -297,7 +313,7 @@ void Machine::start_threads() {
     for (const Vcpu& vcpu : m_vcpus) {
         m_vcpu_threads.emplace_back([this, &vcpu] {
             m_kicks.enter(vcpu);
-            const VcpuContext context{m_ports, m_mmio, m_memory, m_guard, m_kicks, m_stopping};
+            const VcpuContext context{m_ports, m_mmio, m_memory, *m_guard, m_kicks, m_pause, m_stopping};
             if (auto reason = run_vcpu(vcpu, context))
                 end(std::move(*reason));
             m_kicks.leave(vcpu);
@@ -327,7 +343,7 @@ MachineEnd Machine::wait() {
     const std::lock_guard lock(m_end_mutex);
     MachineEnd end = m_end.value_or(MachineEnd{});
     const bool orderly = end.reason == EndReason::power_off || end.reason == EndReason::reboot;
-    if (m_config.locks == LockMode::required && orderly && !m_guard.has_taken_locks())
+    if (m_config.locks == LockMode::required && orderly && !m_guard->has_taken_locks())
         end = {EndReason::locks_missing, "the guest ended before it had locked and sealed its kernel"};
     report_end(end);
     return end;
@@ -335,7 +351,7 @@ MachineEnd Machine::wait() {
 
 void Machine::report_end(const MachineEnd& end) {
     const ExitStatus& status = exit_status(end.reason);
-    const Guard::Counts counts = m_guard.counts();
+    const Guard::Counts counts = m_guard->counts();
     m_events.write("machine_ended", {{"reason", std::string(status.name)},
                                      {"status", static_cast<uint64_t>(status.status)},
                                      {"detail", end.detail},
@@ -360,7 +376,8 @@ void Machine::report_end(const MachineEnd& end) {
 void Machine::stop_threads() {
     m_stopping = true;
     m_memory.abandon_drains();
-    m_guard.abandon_seal();
+    if (m_guard)
+        m_guard->abandon_seal();
     for (const Vcpu& vcpu : m_vcpus)
         m_kicks.kick(vcpu);
     for (std::thread& thread : m_vcpu_threads)

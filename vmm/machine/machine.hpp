@@ -16,7 +16,7 @@
 #include "devices/timer.hpp"
 #include "devices/virtio/pci_transport.hpp"
 #include "guard/guard.hpp"
-#include "guard/mapping_protection.hpp"
+#include "guard/make_protection.hpp"
 #include "guard/symbols.hpp"
 #include "kvm/vcpu.hpp"
 #include "kvm/vm.hpp"
@@ -24,6 +24,7 @@
 #include "machine/exit_status.hpp"
 #include "machine/interrupts.hpp"
 #include "machine/vcpu_kicks.hpp"
+#include "machine/vcpu_pause.hpp"
 #include "memory/guest_memory.hpp"
 #include "memory/layout.hpp"
 
@@ -74,6 +75,7 @@ private:
     Result<void> set_up_vm();
     // Opens the hypercall interface to the guest, as far as the host and Config::locks allow.
     Result<void> offer_locks();
+    Result<void> create_guard(const System& system);
     void check_lock_deadline();
     Result<void> intercept_msr_writes();
     void audit();
@@ -95,11 +97,12 @@ private:
     EventLog m_events;
     std::optional<Symbols> m_symbols;
     GuestMemory m_memory;
-    MappingProtection m_protection;
-    Guard m_guard; // asked by m_memory, whose users are gone when it goes
+    std::unique_ptr<Protection> m_protection;
+    std::unique_ptr<Guard> m_guard; // asked by m_memory, whose users are gone when it goes
     bool m_locks_offered = false;
     bool m_msr_filter_offered = false;
     VcpuKicks m_kicks;
+    VcpuPause m_pause;
     Timer m_lock_deadline;
     Timer m_audit_timer;
     Vm m_vm;

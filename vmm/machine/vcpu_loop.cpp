@@ -74,6 +74,17 @@ std::optional<MachineEnd> handle_msr_write(kvm_run& run, Guard& guard, const Gue
     return to_machine_end(std::move(write.end));
 }
 
+// After EFAULT. KVM tells of what it denies; of memory that the host's mapping refuses it does not.
+std::optional<DeniedWrite> denied_write(const kvm_run& run) {
+    if (run.exit_reason != KVM_EXIT_MEMORY_FAULT)
+        return std::nullopt;
+    const KvmMemoryFault fault = memory_fault(run);
+    if ((fault.flags & kvm_memory_fault_write) == 0)
+        return std::nullopt;
+    return DeniedWrite{.address = {fault.gpa},
+                       .is_page_walk = (fault.flags & kvm_memory_fault_page_walk) != 0};
+}
+
 // KVM's emulator runs first in some places, and knows fewer instructions than the guest may aim at a lock.
 std::optional<MachineEnd> handle_internal_error(const kvm_run& run, const VcpuContext& context,
                                                 const Vcpu& vcpu, const GuestCpu& cpu) {
@@ -93,7 +104,9 @@ std::optional<MachineEnd> run_vcpu(const Vcpu& vcpu, const VcpuContext& context)
     const KvmGuestCpu cpu(vcpu);
     std::optional<MachineEnd> end;
     while (!end) {
+        context.pause.enter(vcpu);
         const int failure = vcpu.run();
+        context.pause.leave(vcpu);
         if (failure == EINTR)
             VcpuKicks::rearm(vcpu);
         if (context.stopping)
@@ -103,9 +116,10 @@ std::optional<MachineEnd> run_vcpu(const Vcpu& vcpu, const VcpuContext& context)
                 end = to_machine_end(context.guard.look(cpu));
             continue;
         }
-        // A store that the host mapping refuses; or memory that the host could not supply.
+        // A store that KVM or the host mapping refuses; or memory that the host could not supply.
         if (failure == EFAULT) {
-            end = to_machine_end(context.guard.store_fault(cpu, Guard::Unexplained::retry));
+            end =
+                to_machine_end(context.guard.store_fault(cpu, Guard::Unexplained::retry, denied_write(run)));
             continue;
         }
         if (failure != 0)

@@ -7,6 +7,7 @@
 #include "kvm/vcpu.hpp"
 #include "machine/exit_status.hpp"
 #include "machine/vcpu_kicks.hpp"
+#include "machine/vcpu_pause.hpp"
 
 #include <atomic>
 #include <optional>
@@ -20,6 +21,7 @@ struct VcpuContext {
     const GuestMemory& ram;
     Guard& guard;
     VcpuKicks& kicks;
+    VcpuPause& pause;
     const std::atomic<bool>& stopping; // set before the threads are kicked out of KVM_RUN
 };
 

@@ -277,6 +277,10 @@ Result<Mapping> GuestMemory::replace_pages(const GuestRange& range,
     return std::move(*view);
 }
 
+std::span<std::byte> GuestMemory::bytes_behind(const GuestRange& range) const {
+    return {find(range), range.bytes()};
+}
+
 uint64_t GuestMemory::sealed_bytes() const {
     uint64_t bytes = 0;
     for (const Region& region : m_regions)

@@ -172,6 +172,9 @@ public:
     // half-way, are zeroed. Fails before it needs what the host does not have. One caller at a time.
     Result<Mapping> replace_pages(const GuestRange& range,
                                   const std::function<void(std::span<std::byte>)>& fill, Sealing sealing);
+    // The bytes of whole pages of RAM, in one region, which nothing but the caller may write to: it keeps the
+    // guest and KVM from that, has the gate refuse them, and has drained. They live as long as this.
+    std::span<std::byte> bytes_behind(const GuestRange& range) const;
     // How much of this memory will stay.
     uint64_t sealed_bytes() const;
 

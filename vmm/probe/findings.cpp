@@ -115,56 +115,82 @@ Finding hypercall_finding(const HostReport& report) {
     return finding;
 }
 
-Finding mapping_finding(const HostReport& report) {
-    Finding finding{.id = "mapping", .title = "lock by mapping"};
-    switch (report.mapping_store) {
+// `meaning` of a kind that stops stores where they happen.
+void answer_for(Finding& finding, const ProtectionReport& report, const char* meaning) {
+    finding.meaning = meaning;
+    switch (report.store) {
     case StoreReport::untested:
         finding.value = "not tried";
-        finding.meaning = "Locked memory is write-protected in the monitor's own mapping of it.";
+        break;
+    case StoreReport::missing:
+        finding.answer = Answer::no;
+        // The error's hint, after the semicolon, is the remedy.
+        finding.value = report.store_note.substr(0, report.store_note.find("; "));
+        break;
+    case StoreReport::told_at_store:
+        finding.answer = Answer::yes;
+        finding.value = "stopped at the store, with its address; memory unchanged";
         break;
     case StoreReport::efault_at_store:
         finding.answer = Answer::yes;
         finding.value = "stopped at the store: EFAULT, memory unchanged";
-        finding.meaning = "The best lock of a stock host: precise, and it binds the monitor and KVM as well.";
         break;
     case StoreReport::mmio_past_store:
         finding.answer = Answer::partly;
         finding.value = "dropped: MMIO exit past the store, memory unchanged";
-        finding.meaning = "The store does not happen, but the guest is already past it: its fault cannot be "
-                          "injected at the instruction.";
-        finding.remedy = any_host_remedy;
         break;
     case StoreReport::none:
         finding.answer = Answer::no;
-        finding.value = or_note("not stopped", report.mapping_store_note);
-        finding.meaning = "Write-protecting the monitor's mapping does not hold the guest.";
-        finding.remedy = any_host_remedy;
+        finding.value = or_note("not stopped", report.store_note);
         break;
     }
+}
+
+Finding attributes_finding(const HostReport& report) {
+    Finding finding{.id = "attributes", .title = "lock by memory attributes"};
+    const ProtectionReport& own = protection_report(report, ProtectionKind::attributes);
+    answer_for(
+        finding, own,
+        "The best lock: KVM itself refuses the store and names its address, refuses its own writes too, "
+        "and nothing takes the lock back.");
+    if (finding.answer == Answer::no) {
+        if (report.attributes.value_or(0) != 0)
+            finding.value += fmt::format(" (it has {:#x})", *report.attributes);
+        finding.meaning = "A lock inside KVM. No released kernel has it; lock by mapping does without.";
+        finding.remedy = "Build and boot the host kernel of tools/host-kernel.";
+    }
+    return finding;
+}
+
+Finding mapping_finding(const HostReport& report) {
+    Finding finding{.id = "mapping", .title = "lock by mapping"};
+    const ProtectionReport& own = protection_report(report, ProtectionKind::mapping);
+    answer_for(finding, own,
+               "The best lock of a stock host: precise, and it binds the monitor and KVM as well.");
+    if (finding.answer == Answer::partly)
+        finding.meaning = "The store does not happen, but the guest is already past it: its fault cannot be "
+                          "injected at the instruction.";
+    else if (finding.answer == Answer::no)
+        finding.meaning = "Write-protecting the monitor's mapping does not hold the guest.";
+    if (finding.answer == Answer::partly || finding.answer == Answer::no)
+        finding.remedy = any_host_remedy;
     return finding;
 }
 
 Finding slots_finding(const HostReport& report) {
     Finding finding{.id = "slots", .title = "lock by read-only slots"};
-    finding.meaning = "The second-best lock: stores are dropped, but some instructions end the guest.";
-    if (report.slot_store == StoreReport::untested) {
-        finding.value = "not tried";
-        return finding;
-    }
-    const bool works = report.slot_store != StoreReport::none;
-    finding.answer = works ? Answer::yes : Answer::no;
-    if (!works)
-        finding.value = or_note("not stopped", report.slot_store_note);
-    else
-        finding.value = report.slot_store == StoreReport::efault_at_store
-                            ? "stopped at the store: EFAULT"
-                            : "dropped: MMIO exit past the store";
+    const ProtectionReport& own = protection_report(report, ProtectionKind::slots);
+    answer_for(finding, own,
+               "For hosts that have no better lock: stores are dropped, some instructions end the guest, and "
+               "vCPUs stand still while something is locked.");
     return finding;
 }
 
 Finding tables_finding(const HostReport& report) {
     Finding finding{.id = "locked_tables", .title = "locked page tables"};
-    if (!report.mapping_walk.tested) {
+    const auto best = best_protection(report);
+    const ProtectionReport own = best ? protection_report(report, *best) : ProtectionReport{};
+    if (!own.walk.tested) {
         finding.value = "not tried";
         finding.meaning = "Whether a guest runs with its page tables on write-protected pages.";
         return finding;
@@ -176,9 +202,8 @@ Finding tables_finding(const HostReport& report) {
         return finding;
     }
     finding.answer = Answer::no;
-    finding.value = report.mapping_walk.tolerated
-                        ? "the guest runs on them, but a store into them is not caught"
-                        : "the CPU's table walk writes to them: " + report.walk_note;
+    finding.value = own.walk.tolerated ? "the guest runs on them, but a store into them is not caught"
+                                       : "the CPU's table walk writes to them: " + own.walk_note;
     finding.meaning =
         "Page tables are verified instead: compared with a copy at every context switch and audit, so a "
         "change is found, but later than it happens.";
@@ -196,7 +221,8 @@ Finding tables_finding(const HostReport& report) {
 
 Finding roots_finding(const HostReport& report) {
     Finding finding{.id = "roots", .title = "page-table roots"};
-    if (!report.mapping_walk.tested) {
+    const auto best = best_protection(report);
+    if (!best || !protection_report(report, *best).walk.tested) {
         finding.value = "not tried";
         finding.meaning = "Whether context switches are watched without an exit.";
         return finding;
@@ -212,25 +238,6 @@ Finding roots_finding(const HostReport& report) {
     finding.meaning =
         "Which is an exit each, and a forged root may be used until the next switch or audit. An arena "
         "needs what enforced page tables need.";
-    return finding;
-}
-
-Finding attributes_finding(const HostReport& report) {
-    Finding finding{.id = "attributes", .title = "lock by memory attributes"};
-    finding.meaning = "A lock inside KVM; no released kernel can deny writes this way yet.";
-    if (!report.attributes) {
-        finding.value = "not tried";
-        return finding;
-    }
-    const uint64_t bits = *report.attributes;
-    finding.value = bits == 0 ? "KVM offers none to such VMs" : fmt::format("bits offered: {:#x}", bits);
-    if ((bits & attribute_no_write) != 0) {
-        finding.answer = Answer::yes;
-        finding.meaning = "A lock inside KVM, precise and with the address of the store.";
-        return finding;
-    }
-    finding.answer = bits != 0 ? Answer::partly : Answer::no;
-    finding.remedy = "Not needed where lock by mapping says yes. No released kernel has it.";
     return finding;
 }
 
@@ -325,36 +332,41 @@ bool is_usable(const HostReport& report) {
     return report.access == KvmAccess::open && report.speed.useful;
 }
 
+TableEnforcement table_enforcement(const ProtectionReport& report) {
+    return report.walk.tolerated && report.walk.store_caught ? TableEnforcement::enforced
+                                                             : TableEnforcement::verified;
+}
+
 TableEnforcement table_enforcement(const HostReport& report) {
-    return report.mapping_walk.tolerated && report.mapping_walk.store_caught ? TableEnforcement::enforced
-                                                                             : TableEnforcement::verified;
+    const auto best = best_protection(report);
+    return best ? table_enforcement(protection_report(report, *best)) : TableEnforcement::verified;
 }
 
 RootMode root_mode(const HostReport& report) {
     return table_enforcement(report) == TableEnforcement::enforced ? RootMode::arena : RootMode::check;
 }
 
-BestProtection best_protection(const HostReport& report) {
+bool stops_stores(const ProtectionReport& report) {
+    return report.store == StoreReport::told_at_store || report.store == StoreReport::efault_at_store ||
+           report.store == StoreReport::mmio_past_store;
+}
+
+std::optional<ProtectionKind> best_protection(const HostReport& report) {
     // A locked store is worth nothing when the guest has no way to ask for the lock.
     if (report.hypercall != HypercallReport::exits)
-        return BestProtection::none;
-    if ((report.attributes.value_or(0) & attribute_no_write) != 0)
-        return BestProtection::attributes;
-    if (report.mapping_store == StoreReport::efault_at_store ||
-        report.mapping_store == StoreReport::mmio_past_store)
-        return BestProtection::mapping;
-    if (report.slot_store == StoreReport::mmio_past_store ||
-        report.slot_store == StoreReport::efault_at_store)
-        return BestProtection::slots;
-    return BestProtection::none;
+        return std::nullopt;
+    for (const ProtectionKind kind : protection_kinds)
+        if (stops_stores(protection_report(report, kind)))
+            return kind;
+    return std::nullopt;
 }
 
 std::vector<Finding> findings(const HostReport& report) {
-    return {kvm_finding(report),        hardware_finding(report), speed_finding(report),
-            hypercall_finding(report),  mapping_finding(report),  tables_finding(report),
-            roots_finding(report),      slots_finding(report),    attributes_finding(report),
-            msr_finding(report),        mseal_finding(report),    memfd_finding(report),
-            huge_pages_finding(report), io_uring_finding(report), tsc_deadline_finding(report)};
+    return {kvm_finding(report),        hardware_finding(report),   speed_finding(report),
+            hypercall_finding(report),  attributes_finding(report), mapping_finding(report),
+            slots_finding(report),      tables_finding(report),     roots_finding(report),
+            msr_finding(report),        mseal_finding(report),      memfd_finding(report),
+            huge_pages_finding(report), io_uring_finding(report),   tsc_deadline_finding(report)};
 }
 
 } // namespace casemate

@@ -9,13 +9,11 @@
 #include <cerrno>
 #include <cstring>
 #include <fmt/core.h>
-#include <sys/mman.h>
 
 namespace casemate {
 namespace {
 
-constexpr uint32_t main_slot = 0;
-constexpr uint32_t target_slot_index = 1;
+constexpr uint32_t ram_slot = 0;
 constexpr std::chrono::milliseconds interrupt_grace{500};
 
 // Flat 64-bit segments; SDM volume 3A, "Segment Descriptors": type 11 = code, execute/read, accessed; 3 =
@@ -59,31 +57,35 @@ Result<void> set_long_mode(const Vcpu& vcpu) {
 
 } // namespace
 
-Result<std::shared_ptr<ProbeGuest>> ProbeGuest::create(const System& system, TargetSlot target_slot) {
-    Mapping memory = TRY(Mapping::anonymous(probe_layout::memory_bytes, page_bytes));
-    const auto bytes = memory.bytes().first<probe_layout::memory_bytes>();
-    build_probe_tables(bytes);
-    std::ranges::copy(probe_code(), bytes.data() + probe_layout::code.value);
-
+Result<std::shared_ptr<ProbeGuest>> ProbeGuest::create(const System& system, ProtectionKind kind) {
+    GuestMemory memory = TRY(GuestMemory::create(probe_layout::memory_bytes));
     Vm vm = TRY(system.create_vm());
-    TRY(vm.set_reserved_pages(layout::task_state_pages.start, layout::identity_map_page.start));
-    TRY(vm.set_memory_slot(main_slot, GuestPhysical{0}, probe_layout::target.value, bytes.data()));
-    TRY(vm.set_memory_slot(target_slot_index, probe_layout::target, page_bytes,
-                           bytes.data() + probe_layout::target.value,
-                           target_slot == TargetSlot::read_only ? KVM_MEM_READONLY : 0));
-    Vcpu vcpu = TRY(vm.create_vcpu(0));
-    // KVM judges EFER and CR4 by what the vCPU's CPUID offers.
-    const std::vector<kvm_cpuid_entry2> cpuid = TRY(system.supported_cpuid());
-    TRY(vcpu.set_cpuid(cpuid));
-    TRY(set_long_mode(vcpu));
-    TRY(vcpu.set_signal_mask(watchdog_wait_mask()));
-    return std::shared_ptr<ProbeGuest>(new ProbeGuest(std::move(memory), std::move(vm), std::move(vcpu)));
+    std::shared_ptr<ProbeGuest> guest(new ProbeGuest(std::move(memory), std::move(vm)));
+    TRY(guest->set_up(system, kind));
+    return guest;
 }
 
-Result<void> ProbeGuest::protect(GuestPhysical start, uint64_t bytes, int protection) const {
-    if (mprotect(m_memory.data() + start.value, bytes, protection) != 0)
-        return fail(Error::system(fmt::format("mprotect {}, {} bytes", to_string(start), bytes), errno));
-    return {};
+Result<void> ProbeGuest::set_up(const System& system, ProtectionKind kind) {
+    build_probe_tables(memory());
+    std::ranges::copy(probe_code(), memory().data() + probe_layout::code.value);
+
+    TRY(m_vm.set_reserved_pages(layout::task_state_pages.start, layout::identity_map_page.start));
+    TRY(m_vm.set_memory_slot(ram_slot, GuestPhysical{0}, probe_layout::memory_bytes, memory().data()));
+    m_protection = TRY(
+        make_protection(kind, {.vm = m_vm,
+                               .memory = m_memory,
+                               .sealing = GuestMemory::Sealing::never,
+                               .first_free_slot = ram_slot + 1,
+                               // The caller runs the only vCPU.
+                               .with_vcpus_stopped = [](const std::function<void()>& change) { change(); },
+                               // The store or the walk shows it.
+                               .ram_lost = [](const Error&) {}}));
+    m_vcpu = TRY(m_vm.create_vcpu(0));
+    // KVM judges EFER and CR4 by what the vCPU's CPUID offers.
+    const std::vector<kvm_cpuid_entry2> cpuid = TRY(system.supported_cpuid());
+    TRY(m_vcpu->set_cpuid(cpuid));
+    TRY(set_long_mode(*m_vcpu));
+    return m_vcpu->set_signal_mask(watchdog_wait_mask());
 }
 
 uint64_t ProbeGuest::address_of(const std::byte* label) {
@@ -94,27 +96,27 @@ Result<void> ProbeGuest::enter(const std::byte* entry, kvm_regs registers) {
     registers.rip = address_of(entry);
     registers.rsp = probe_layout::stack_end.value;
     registers.rflags = 2; // bit 1 is always set; interrupts are off
-    return m_vcpu.set_registers(registers);
+    return m_vcpu->set_registers(registers);
 }
 
 Result<ProbeStop> ProbeGuest::run_here() {
     ProbeStop stop;
-    stop.error = m_vcpu.run();
+    stop.error = m_vcpu->run();
     stop.timed_out = stop.error == EINTR;
-    stop.exit = m_vcpu.run_page();
+    stop.exit = m_vcpu->run_page();
     if (stop.error == 0 && stop.exit.exit_reason == KVM_EXIT_IO &&
         stop.exit.io.direction == KVM_EXIT_IO_OUT && stop.exit.io.size == 1 &&
         stop.exit.io.port == casemate_probe_stop_port) {
         // KVM API, "5. The kvm_run structure": the data lies in the shared area at data_offset.
-        stop.al = reinterpret_cast<const uint8_t*>(&m_vcpu.run_page())[stop.exit.io.data_offset];
+        stop.al = reinterpret_cast<const uint8_t*>(&m_vcpu->run_page())[stop.exit.io.data_offset];
     }
     if (stop.error == 0 && (stop.exit.exit_reason == KVM_EXIT_MMIO || stop.exit.exit_reason == KVM_EXIT_IO)) {
         // KVM API, same section: registers are right only after KVM_RUN has been entered again.
-        m_vcpu.request_exit(true);
-        (void)m_vcpu.run();
-        m_vcpu.request_exit(false);
+        m_vcpu->request_exit(true);
+        (void)m_vcpu->run();
+        m_vcpu->request_exit(false);
     }
-    stop.registers = TRY(m_vcpu.registers());
+    stop.registers = TRY(m_vcpu->registers());
     return stop;
 }
 

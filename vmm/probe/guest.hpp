@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// ProbeGuest: a throwaway VM of eight pages whose one vCPU runs one of the firmware's probes in long mode.
+// ProbeGuest: a throwaway VM of eight pages whose one vCPU runs one of the firmware's probes in long mode,
+// with one kind of protection for them.
 #pragma once
 
 #include "base/error.hpp"
-#include "base/mapping.hpp"
+#include "guard/make_protection.hpp"
 #include "kvm/system.hpp"
 #include "kvm/vcpu.hpp"
 #include "kvm/vm.hpp"
@@ -31,20 +32,19 @@ struct ProbeStop {
 
 class ProbeGuest {
 public:
-    // Whether the target page's slot is KVM_MEM_READONLY.
-    enum class TargetSlot { writable, read_only };
-
+    // Fails where there is no such protection.
     static Result<std::shared_ptr<ProbeGuest>> create(const System& system,
-                                                      TargetSlot target_slot = TargetSlot::writable);
+                                                      ProtectionKind kind = ProtectionKind::mapping);
 
     // The VM, for capabilities that must be enabled before it runs.
     const Vm& vm() const { return m_vm; }
-    // The guest's memory from address 0. Not GuestMemory: nothing here is hostile or locked.
+    // The guest's memory from address 0. Nothing here is hostile.
     std::span<std::byte, probe_layout::memory_bytes> memory() const {
-        return m_memory.bytes().first<probe_layout::memory_bytes>();
+        return m_memory.bytes_behind(GuestRange::of({0}, probe_layout::memory_bytes))
+            .first<probe_layout::memory_bytes>();
     }
-    // mprotect(2) of whole pages of that memory.
-    Result<void> protect(GuestPhysical start, uint64_t bytes, int protection) const;
+    // Whole pages of that memory, for good.
+    Result<void> protect(const GuestRange& pages) { return m_protection->protect({&pages, 1}); }
 
     // Where the vCPU goes next: `entry` is a label in probe_code(), `registers` gives the rest but for the
     // instruction pointer, stack pointer and flags.
@@ -56,15 +56,16 @@ public:
     Result<ProbeStop> run_here();
 
 private:
-    ProbeGuest(Mapping memory, Vm vm, Vcpu vcpu)
+    ProbeGuest(GuestMemory memory, Vm vm)
         : m_memory(std::move(memory))
-        , m_vm(std::move(vm))
-        , m_vcpu(std::move(vcpu)) {}
+        , m_vm(std::move(vm)) {}
+    Result<void> set_up(const System& system, ProtectionKind kind);
 
     // Order matters: the vCPU and the VM go before the memory that their slots point to.
-    Mapping m_memory;
+    GuestMemory m_memory;
     Vm m_vm;
-    Vcpu m_vcpu;
+    std::unique_ptr<Protection> m_protection;
+    std::optional<Vcpu> m_vcpu; // always, once create() has returned
 };
 
 // Runs the guest until its next exit, at most `limit`. When KVM_RUN cannot even be interrupted, its thread

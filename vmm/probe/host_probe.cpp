@@ -37,15 +37,19 @@ std::string read_line(const std::string& path) {
 }
 
 // Which module drives KVM, with the parameters that decide about locked page tables.
-std::string find_module() {
+std::string find_module(KvmKind kind) {
     struct Module {
         const char* name;
+        KvmKind kind;
         std::array<const char*, 2> parameters;
     };
-    constexpr std::array<Module, 3> modules{Module{"kvm_intel", {"ept", "eptad"}},
-                                            Module{"kvm_amd", {"npt", nullptr}},
-                                            Module{"kvm_pvm", {nullptr, nullptr}}};
+    constexpr std::array modules{Module{"kvm_intel", KvmKind::vmx, {"ept", "eptad"}},
+                                 Module{"kvm_amd", KvmKind::svm, {"npt", nullptr}},
+                                 Module{"kvm_pvm", KvmKind::software, {nullptr, nullptr}}};
     for (const Module& module : modules) {
+        // A kernel may have them all built in.
+        if (module.kind != kind)
+            continue;
         const std::string path = fmt::format("/sys/module/{}", module.name);
         if (access(path.c_str(), F_OK) != 0)
             continue;
@@ -134,8 +138,12 @@ Result<StoreOutcome> store_to(const std::shared_ptr<ProbeGuest>& guest, GuestPhy
     if (after != before)
         return StoreOutcome{StoreReport::none, "the store went through"};
     const uint64_t rip = stop.registers.rip;
-    if (stop.error == EFAULT && rip == ProbeGuest::address_of(casemate_probe_store))
-        return StoreOutcome{StoreReport::efault_at_store, {}};
+    if (stop.error == EFAULT && rip == ProbeGuest::address_of(casemate_probe_store)) {
+        const bool told = stop.exit.exit_reason == KVM_EXIT_MEMORY_FAULT &&
+                          memory_fault(stop.exit).flags == kvm_memory_fault_write &&
+                          memory_fault(stop.exit).gpa == address.value;
+        return StoreOutcome{told ? StoreReport::told_at_store : StoreReport::efault_at_store, {}};
+    }
     const bool is_store_exit = stop.error == 0 && stop.exit.exit_reason == KVM_EXIT_MMIO &&
                                stop.exit.mmio.is_write != 0 && stop.exit.mmio.phys_addr == address.value;
     if (is_store_exit && rip == ProbeGuest::address_of(casemate_probe_store_done))
@@ -146,47 +154,53 @@ Result<StoreOutcome> store_to(const std::shared_ptr<ProbeGuest>& guest, GuestPhy
                     static_cast<int64_t>(rip - ProbeGuest::address_of(casemate_probe_store)))};
 }
 
-Result<void> probe_mapping_store(const System& system, HostReport& report) {
-    const std::shared_ptr<ProbeGuest> guest = TRY(ProbeGuest::create(system));
-    TRY(guest->protect(probe_layout::target, page_bytes, PROT_READ));
-    const StoreOutcome outcome = TRY(store_to(guest, probe_layout::target));
-    report.mapping_store = outcome.report;
-    report.mapping_store_note = outcome.note;
+Result<void> probe_store(const System& system, ProtectionKind kind, ProtectionReport& report) {
+    const auto guest = ProbeGuest::create(system, kind);
+    if (!guest) {
+        report.store = StoreReport::missing;
+        report.store_note = guest.error().message();
+        return {};
+    }
+    TRY((*guest)->protect(GuestRange::of(probe_layout::target, page_bytes)));
+    const StoreOutcome outcome = TRY(store_to(*guest, probe_layout::target));
+    report.store = outcome.report;
+    report.store_note = outcome.note;
     return {};
 }
 
-Result<void> probe_slot_store(const System& system, HostReport& report) {
-    const std::shared_ptr<ProbeGuest> guest =
-        TRY(ProbeGuest::create(system, ProbeGuest::TargetSlot::read_only));
-    const StoreOutcome outcome = TRY(store_to(guest, probe_layout::target));
-    report.slot_store = outcome.report;
-    report.slot_store_note = outcome.note;
-    return {};
-}
-
-Result<void> probe_mapping_walk(const System& system, HostReport& report) {
-    const std::shared_ptr<ProbeGuest> guest = TRY(ProbeGuest::create(system));
+Result<void> probe_walk(const System& system, ProtectionKind kind, ProtectionReport& report) {
+    const std::shared_ptr<ProbeGuest> guest = TRY(ProbeGuest::create(system, kind));
     std::memcpy(guest->memory().data() + probe_layout::target.value, &stored_value, sizeof(stored_value));
-    TRY(guest->protect(probe_layout::tables, probe_layout::tables_bytes, PROT_READ));
+    TRY(guest->protect(GuestRange::of(probe_layout::tables, probe_layout::tables_bytes)));
     kvm_regs registers{};
     registers.rdi = probe_layout::target.value;
     TRY(guest->enter(casemate_probe_walk, registers));
     const ProbeStop stop = TRY(run_probe(guest, probe_limit));
-    report.mapping_walk.tested = true;
+    report.walk.tested = true;
     if (stop.timed_out) {
         report.walk_note = stop.describe();
         return {};
     }
-    report.mapping_walk.tolerated = stop.al == 1 && stop.registers.rbx == stored_value;
-    if (!report.mapping_walk.tolerated) {
+    report.walk.tolerated = stop.al == 1 && stop.registers.rbx == stored_value;
+    if (!report.walk.tolerated) {
         report.walk_note = stop.describe();
         return {};
     }
     // An entry that nothing uses: were the store to go through, the guest would not feel it.
     const GuestPhysical unused_entry{probe_layout::tables.value + page_bytes - sizeof(uint64_t)};
     const StoreOutcome outcome = TRY(store_to(guest, unused_entry));
-    report.mapping_walk.store_caught = outcome.report != StoreReport::none;
+    report.walk.store_caught = outcome.report != StoreReport::none;
     report.walk_note = outcome.note;
+    return {};
+}
+
+Result<void> probe_protections(const System& system, HostReport& report) {
+    for (const ProtectionKind kind : protection_kinds) {
+        ProtectionReport& one = protection_report(report, kind);
+        TRY(probe_store(system, kind, one));
+        if (stops_stores(one))
+            TRY(probe_walk(system, kind, one));
+    }
     return {};
 }
 
@@ -228,7 +242,7 @@ Result<void> probe_msr_filter(const System& system, HostReport& report) {
 Result<void> probe_capabilities(const System& system, HostReport& report) {
     // Asked of a VM: /dev/kvm answers for VM types that are never used here.
     const Vm vm = TRY(system.create_vm());
-    report.attributes = static_cast<uint64_t>(vm.check_extension(KVM_CAP_MEMORY_ATTRIBUTES));
+    report.attributes = vm.memory_attributes();
     report.guest_memfd = vm.check_extension(KVM_CAP_GUEST_MEMFD) != 0;
     report.guest_memfd_flags = static_cast<uint64_t>(vm.check_extension(KVM_CAP_GUEST_MEMFD_FLAGS));
     report.tsc_deadline = system.check_extension(KVM_CAP_TSC_DEADLINE_TIMER) != 0;
@@ -257,8 +271,7 @@ void probe_kvm(HostReport& report) {
     report.access = KvmAccess::open;
     probe_speed(*system, report);
     using Probe = Result<void> (*)(const System&, HostReport&);
-    for (const Probe probe : {probe_capabilities, probe_hypercall, probe_mapping_store, probe_slot_store,
-                              probe_mapping_walk, probe_msr_filter}) {
+    for (const Probe probe : {probe_capabilities, probe_hypercall, probe_protections, probe_msr_filter}) {
         // What a failed probe leaves is its answer's default: untested.
         const auto done = probe(*system, report);
         if (!done && report.probe_note.empty())
@@ -304,17 +317,26 @@ std::optional<int> io_uring_policy() {
 
 } // namespace
 
-TableEnforcement probe_table_enforcement(const System& system) {
-    HostReport report;
+TableEnforcement probe_table_enforcement(const System& system, ProtectionKind kind) {
+    ProtectionReport report;
     // A probe that fails leaves "not tolerated".
-    std::ignore = probe_mapping_walk(system, report);
+    std::ignore = probe_walk(system, kind, report);
     return table_enforcement(report);
+}
+
+ProtectionKind probe_best_protection(const System& system) {
+    for (const ProtectionKind kind : protection_kinds) {
+        ProtectionReport report;
+        if (probe_store(system, kind, report) && stops_stores(report))
+            return kind;
+    }
+    return ProtectionKind::mapping;
 }
 
 HostReport probe_host() {
     HostReport report;
     report.kind = hardware_kind();
-    report.module = find_module();
+    report.module = find_module(report.kind);
     probe_kvm(report);
     report.mseal = has_mseal();
     report.huge_pages = probe_huge_pages();

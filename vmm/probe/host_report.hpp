@@ -3,6 +3,9 @@
 // the findings, the same for people.
 #pragma once
 
+#include "guard/make_protection.hpp"
+
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -28,10 +31,12 @@ enum class HypercallReport {
     hangs,   // KVM_RUN did not return; the watchdog ended it
 };
 
-// What a guest's store to write-protected memory does.
+// What a guest's store to protected memory does.
 enum class StoreReport {
     untested,
-    efault_at_store, // KVM_RUN fails with EFAULT, RIP at the store, memory unchanged: precise
+    missing,         // the host has no such protection
+    told_at_store,   // KVM_RUN fails with EFAULT and tells the address, RIP at the store, memory unchanged
+    efault_at_store, // the same without the address
     mmio_past_store, // KVM_EXIT_MMIO, RIP past the store, memory unchanged
     none,            // the store went through, or the VM cannot go on
 };
@@ -49,8 +54,14 @@ struct WalkReport {
     bool store_caught = false; // and a store into them is caught
 };
 
-// The best lock for guest memory that this host has.
-enum class BestProtection { none, attributes, mapping, slots };
+// What one kind of protection does here.
+struct ProtectionReport {
+    StoreReport store = StoreReport::untested;
+    WalkReport walk;
+    // A line of evidence each, empty when there is nothing to add.
+    std::string store_note;
+    std::string walk_note;
+};
 
 enum class HugePages { untested, got, offered, never };
 
@@ -58,11 +69,6 @@ struct SpeedReport {
     std::optional<double> ratio; // guest time by host time of the same instructions; empty: not measured
     bool useful = false;         // Linux boots in a time that one would wait for
 };
-
-// Bits of KVM_CAP_MEMORY_ATTRIBUTES. 3 is in linux v6.8 include/uapi/linux/kvm.h; 0 to 2 are in "KVM: x86:
-// memory protections", an RFC of June 2024 that no released kernel has.
-constexpr uint64_t attribute_no_write = 1U << 1U;
-constexpr uint64_t attribute_private = 1U << 3U;
 
 // Members in the order of the findings, not of their sizes: there is one report a process.
 // NOLINTNEXTLINE(clang-analyzer-optin.performance.Padding)
@@ -75,9 +81,7 @@ struct HostReport {
     SpeedReport speed;
 
     HypercallReport hypercall = HypercallReport::untested;
-    StoreReport mapping_store = StoreReport::untested;
-    StoreReport slot_store = StoreReport::untested;
-    WalkReport mapping_walk;
+    std::array<ProtectionReport, protection_kinds.size()> protections;
     std::optional<bool> msr_filter;     // a guest's wrmsr was refused
     std::optional<uint64_t> attributes; // the VM's KVM_CAP_MEMORY_ATTRIBUTES
     std::optional<bool> guest_memfd;
@@ -86,9 +90,6 @@ struct HostReport {
 
     // One line of evidence per probe guest, empty when there is nothing to add.
     std::string hypercall_note;
-    std::string mapping_store_note;
-    std::string slot_store_note;
-    std::string walk_note;
     std::string msr_filter_note;
 
     // Nothing of KVM's.
@@ -100,9 +101,19 @@ struct HostReport {
 
 // Guests can be run here: KVM opened and its speed is useful.
 bool is_usable(const HostReport& report);
+// With the best protection.
 TableEnforcement table_enforcement(const HostReport& report);
+TableEnforcement table_enforcement(const ProtectionReport& report);
 RootMode root_mode(const HostReport& report);
-BestProtection best_protection(const HostReport& report);
+// The first of protection_kinds that stops a store; empty: none, or the guest has no way to ask for a lock.
+std::optional<ProtectionKind> best_protection(const HostReport& report);
+inline ProtectionReport& protection_report(HostReport& report, ProtectionKind kind) {
+    return report.protections.at(static_cast<size_t>(kind));
+}
+inline const ProtectionReport& protection_report(const HostReport& report, ProtectionKind kind) {
+    return report.protections.at(static_cast<size_t>(kind));
+}
+bool stops_stores(const ProtectionReport& report);
 
 enum class Answer { yes, partly, no, untested };
 

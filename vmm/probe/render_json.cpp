@@ -20,20 +20,6 @@ const char* word(Answer answer) {
     return "untested";
 }
 
-const char* word(BestProtection protection) {
-    switch (protection) {
-    case BestProtection::attributes:
-        return "attributes";
-    case BestProtection::mapping:
-        return "mapping";
-    case BestProtection::slots:
-        return "slots";
-    case BestProtection::none:
-        break;
-    }
-    return "none";
-}
-
 const char* word(KvmKind kind) {
     switch (kind) {
     case KvmKind::vmx:
@@ -54,7 +40,8 @@ std::string render_json(const HostReport& report) {
     nlohmann::ordered_json json;
     json["schema"] = 1;
     json["usable"] = is_usable(report);
-    json["protection"] = word(best_protection(report));
+    const auto best = best_protection(report);
+    json["protection"] = best ? name_of(*best) : "none";
     json["tables"] = table_enforcement(report) == TableEnforcement::enforced ? "enforced" : "verified";
     json["roots"] = root_mode(report) == RootMode::arena ? "arena" : "check";
     json["virtualization"] = word(report.kind);

@@ -62,30 +62,18 @@ std::string verdict(const HostReport& report) {
     if (!report.speed.useful)
         return "This host cannot run Linux guests at a useful speed.\n";
     const std::string text = "This host can run Linux guests.\n";
-    const char* memory = "Kernel memory cannot be locked here.";
-    switch (best_protection(report)) {
-    case BestProtection::none:
-        return text + memory + '\n';
-    case BestProtection::attributes:
-        memory = "can be locked by KVM memory attributes";
-        break;
-    case BestProtection::mapping:
-        memory = "can be locked by mapping";
-        break;
-    case BestProtection::slots:
-        memory = "can be locked by read-only memory slots";
-        break;
-    }
+    const auto best = best_protection(report);
+    if (!best)
+        return text + "Kernel memory cannot be locked here.\n";
     const char* const tables = table_enforcement(report) == TableEnforcement::enforced
                                    ? "can be enforced: nothing could write to them"
                                    : "can be verified: a change is found at the next check";
     const char* const roots = root_mode(report) == RootMode::arena
                                   ? "can be kept in an arena: no exit, none can be forged"
                                   : "can be checked at each context switch, by an exit each";
-    return text +
-           fmt::format(
-               "  Kernel text and data:  {}\n  Kernel page tables:    {}\n  Page-table roots:      {}\n",
-               memory, tables, roots);
+    return text + fmt::format("  Kernel text and data:  can be locked by {}\n  Kernel page tables:    {}\n  "
+                              "Page-table roots:      {}\n",
+                              name_of(*best), tables, roots);
 }
 
 } // namespace

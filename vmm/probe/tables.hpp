@@ -15,7 +15,7 @@ constexpr GuestPhysical tables{0x1000}; // PML4, PDPT, PD, PT: one page each
 constexpr uint64_t tables_bytes = 4 * page_bytes;
 constexpr GuestPhysical code{0x5000};
 constexpr GuestPhysical stack_end{0x7000}; // grows down into page 0x6000
-constexpr GuestPhysical target{0x7000};    // what stores aim at; a memory slot of its own
+constexpr GuestPhysical target{0x7000};    // what stores aim at
 constexpr uint64_t memory_bytes = target.value + page_bytes;
 
 // Page-table entry bits: SDM volume 3A, "4-Level Paging and 5-Level Paging".

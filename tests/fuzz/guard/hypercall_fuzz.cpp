@@ -40,10 +40,10 @@ public:
                     std::abort(); // outside RAM, or twice
         return {};
     }
-    Result<Mapping> replace(const GuestRange&, const std::function<void(std::span<std::byte>)>&) override {
+    Result<std::span<std::byte>> replace(const GuestRange&, const Fill&) override {
         return fail(Error("replace"));
     }
-    const char* name() const override { return "recorder"; }
+    std::string name() const override { return "recorder"; }
 };
 
 struct Call {

@@ -53,7 +53,7 @@ TEST_CASE("locks have their options, and defaults that need none") {
     const Config by_default = plain->value_or(RunOptions{}).config;
     CHECK(by_default.locks == LockMode::allowed);
     CHECK(by_default.lock_deadline == std::chrono::seconds(60));
-    CHECK(by_default.protect == ProtectChoice::automatic);
+    CHECK(by_default.protect == std::nullopt);
     CHECK(by_default.events_path.empty());
     CHECK(by_default.symbols_path.empty());
     CHECK(by_default.max_violations == 0);
@@ -66,7 +66,7 @@ TEST_CASE("locks have their options, and defaults that need none") {
     const Config config = run->value_or(RunOptions{}).config;
     CHECK(config.locks == LockMode::required);
     CHECK(config.lock_deadline == std::chrono::hours(1));
-    CHECK(config.protect == ProtectChoice::mapping);
+    CHECK(config.protect == ProtectionKind::mapping);
     CHECK(config.events_path == "-");
     CHECK(config.symbols_path == "System.map");
     CHECK(config.max_violations == 7);
@@ -76,7 +76,7 @@ TEST_CASE("locks have their options, and defaults that need none") {
     REQUIRE(off);
     CHECK(off->value_or(RunOptions{}).config.locks == LockMode::off);
     CHECK(off->value_or(RunOptions{}).config.audit_interval == std::chrono::milliseconds(0));
-    CHECK(off->value_or(RunOptions{}).config.protect == ProtectChoice::automatic);
+    CHECK(off->value_or(RunOptions{}).config.protect == std::nullopt);
 }
 
 TEST_CASE("sizes need a unit and must not overflow") {
@@ -118,8 +118,8 @@ TEST_CASE("each bad option is one line that names it") {
                                         Bad{"--lock-deadline", "-1"},
                                         Bad{"--lock-deadline", "60s"},
                                         Bad{"--protect", ""},
-                                        Bad{"--protect", "attributes"},
-                                        Bad{"--protect", "slots"},
+                                        Bad{"--protect", "seccomp"},
+                                        Bad{"--protect", "mapping,"},
                                         Bad{"--events", ""},
                                         Bad{"--symbols", ""},
                                         Bad{"--max-violations", ""},

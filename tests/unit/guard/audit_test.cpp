@@ -76,10 +76,10 @@ private:
 class NoProtection final : public Protection {
 public:
     Result<void> protect(std::span<const GuestRange>) override { return {}; }
-    Result<Mapping> replace(const GuestRange&, const std::function<void(std::span<std::byte>)>&) override {
+    Result<std::span<std::byte>> replace(const GuestRange&, const Fill&) override {
         return fail(Error("replace"));
     }
-    const char* name() const override { return "none"; }
+    std::string name() const override { return "none"; }
 };
 
 constexpr uint32_t cpus = 3;

@@ -67,17 +67,18 @@ public:
         ranges.insert(ranges.end(), more.begin(), more.end());
         return {};
     }
-    Result<Mapping> replace(const GuestRange& range,
-                            const std::function<void(std::span<std::byte>)>& fill) override {
+    Result<std::span<std::byte>> replace(const GuestRange& range, const Fill& fill) override {
         before();
         if (fails)
             return fail(Error("replace"));
-        return m_memory.replace_pages(range, fill, GuestMemory::Sealing::never);
+        m_view = TRY(m_memory.replace_pages(range, fill, GuestMemory::Sealing::never));
+        return m_view.bytes();
     }
-    const char* name() const override { return "fake"; }
+    std::string name() const override { return "fake"; }
 
 private:
     GuestMemory& m_memory;
+    Mapping m_view;
 };
 
 inline const auto check_call = casemate_attributes(CASEMATE_CALL_ROOT_CHECK, 0, 0);

@@ -21,7 +21,7 @@ Finding find(const HostReport& report, std::string_view id) {
 TEST_CASE("a precise mapping is the best lock of a stock host, and NPT leaves tables verified") {
     const HostReport report = amd_npt_report();
     CHECK(is_usable(report));
-    CHECK(best_protection(report) == BestProtection::mapping);
+    CHECK(best_protection(report) == ProtectionKind::mapping);
     CHECK(table_enforcement(report) == TableEnforcement::verified);
     const Finding tables = find(report, "locked_tables");
     CHECK(tables.answer == Answer::no);
@@ -39,33 +39,43 @@ TEST_CASE("a walker that tolerates read-only tables gets them enforced") {
 
 TEST_CASE("tables that tolerate the walk but let stores through are not enforced") {
     HostReport report = intel_noad_report();
-    report.mapping_walk.store_caught = false;
+    protection_report(report, ProtectionKind::mapping).walk.store_caught = false;
     CHECK(table_enforcement(report) == TableEnforcement::verified);
     CHECK(find(report, "locked_tables").answer == Answer::no);
 }
 
 TEST_CASE("an Intel host with EPT accessed and dirty bits is told about eptad=0") {
     HostReport report = intel_noad_report();
-    report.mapping_walk = {.tested = true, .tolerated = false, .store_caught = false};
+    protection_report(report, ProtectionKind::mapping).walk.tolerated = false;
     CHECK(find(report, "locked_tables").remedy.find("eptad=0") != std::string::npos);
 }
 
-TEST_CASE("write-denying attributes are preferred, the private bit alone is not") {
-    HostReport report = amd_npt_report();
-    report.attributes = attribute_private;
-    CHECK(best_protection(report) == BestProtection::mapping);
-    CHECK(find(report, "attributes").answer == Answer::partly);
-    report.attributes = attribute_private | attribute_no_write;
-    CHECK(best_protection(report) == BestProtection::attributes);
+TEST_CASE("attributes that deny writes are preferred, and their own walk tells about tables") {
+    const HostReport report = attributes_report();
+    CHECK(best_protection(report) == ProtectionKind::attributes);
     CHECK(find(report, "attributes").answer == Answer::yes);
+    CHECK(find(report, "attributes").remedy.empty());
+    CHECK(table_enforcement(report) == TableEnforcement::enforced);
+    CHECK(find(report, "locked_tables").answer == Answer::yes);
+    CHECK(find(report, "roots").answer == Answer::yes);
+}
+
+TEST_CASE("where attributes are missing the finding says which there are, and how to get more") {
+    HostReport report = amd_npt_report();
+    report.attributes = kvm_attribute_private;
+    CHECK(best_protection(report) == ProtectionKind::mapping);
+    const Finding finding = find(report, "attributes");
+    CHECK(finding.answer == Answer::no);
+    CHECK(finding.value == "this KVM has no memory attributes that deny writes for good (it has 0x8)");
+    CHECK(finding.remedy.find("tools/host-kernel") != std::string::npos);
 }
 
 TEST_CASE("slots are chosen where the mapping does not hold, and nothing where neither does") {
     HostReport report = amd_npt_report();
-    report.mapping_store = StoreReport::none;
-    CHECK(best_protection(report) == BestProtection::slots);
-    report.slot_store = StoreReport::none;
-    CHECK(best_protection(report) == BestProtection::none);
+    protection_report(report, ProtectionKind::mapping).store = StoreReport::none;
+    CHECK(best_protection(report) == ProtectionKind::slots);
+    protection_report(report, ProtectionKind::slots).store = StoreReport::none;
+    CHECK(best_protection(report) == std::nullopt);
     CHECK(is_usable(report));
 }
 
@@ -74,7 +84,7 @@ TEST_CASE("without the hypercall there is no lock, whatever the memory could do"
     for (const HypercallReport hypercall : {HypercallReport::untested, HypercallReport::missing,
                                             HypercallReport::silent, HypercallReport::hangs}) {
         report.hypercall = hypercall;
-        CHECK(best_protection(report) == BestProtection::none);
+        CHECK(best_protection(report) == std::nullopt);
     }
 }
 

@@ -44,14 +44,14 @@ TEST_CASE("every probe comes back in seconds and its answers fit each other") {
     CHECK(report.probe_note == "");
     CHECK(report.speed.ratio.value_or(0) > 0);
     CHECK(report.hypercall != HypercallReport::untested);
-    CHECK(report.mapping_store != StoreReport::untested);
-    CHECK(report.slot_store == StoreReport::mmio_past_store);
-    CHECK(report.mapping_walk.tested);
+    CHECK(protection_report(report, ProtectionKind::attributes).store != StoreReport::untested);
+    CHECK(protection_report(report, ProtectionKind::slots).store == StoreReport::mmio_past_store);
+    CHECK(protection_report(report, ProtectionKind::mapping).walk.tested);
     if (report.kind == KvmKind::software)
         return;
     CHECK(report.speed.useful);
     CHECK(report.hypercall == HypercallReport::exits);
-    CHECK(report.mapping_store == StoreReport::efault_at_store);
+    CHECK(protection_report(report, ProtectionKind::mapping).store == StoreReport::efault_at_store);
     CHECK(report.msr_filter == true);
 }
 

@@ -14,7 +14,7 @@ namespace {
 TEST_CASE("the table fits 100 columns and has no trailing blanks") {
     HostReport chatty = amd_npt_report();
     for (int i = 0; i < 40; ++i)
-        chatty.walk_note += " many words";
+        protection_report(chatty, ProtectionKind::mapping).walk_note += " many words";
     for (const HostReport& report : {amd_npt_report(), intel_noad_report(), software_report(),
                                      no_kvm_report(KvmAccess::denied), chatty}) {
         std::istringstream lines(render_table(report));

@@ -13,10 +13,16 @@ inline HostReport amd_npt_report() {
     report.module = "kvm_amd (npt=Y)";
     report.speed = {.ratio = 1.1, .useful = true};
     report.hypercall = HypercallReport::exits;
-    report.mapping_store = StoreReport::efault_at_store;
-    report.slot_store = StoreReport::mmio_past_store;
-    report.mapping_walk = {.tested = true, .tolerated = false, .store_caught = false};
-    report.walk_note = "KVM_RUN failed: Bad address";
+    protection_report(report, ProtectionKind::attributes) = {
+        .store = StoreReport::missing,
+        .store_note = "this KVM has no memory attributes that deny writes for good; boot another"};
+    protection_report(report, ProtectionKind::mapping) = {
+        .store = StoreReport::efault_at_store,
+        .walk = {.tested = true, .tolerated = false, .store_caught = false},
+        .walk_note = "KVM_RUN failed: Bad address"};
+    protection_report(report, ProtectionKind::slots) = {
+        .store = StoreReport::mmio_past_store,
+        .walk = {.tested = true, .tolerated = false, .store_caught = false}};
     report.msr_filter = true;
     report.attributes = 0;
     report.guest_memfd = false;
@@ -31,8 +37,22 @@ inline HostReport intel_noad_report() {
     HostReport report = amd_npt_report();
     report.kind = KvmKind::vmx;
     report.module = "kvm_intel (ept=Y, eptad=N)";
-    report.mapping_walk = {.tested = true, .tolerated = true, .store_caught = true};
-    report.walk_note.clear();
+    for (const ProtectionKind kind : {ProtectionKind::mapping, ProtectionKind::slots}) {
+        protection_report(report, kind).walk = {.tested = true, .tolerated = true, .store_caught = true};
+        protection_report(report, kind).walk_note.clear();
+    }
+    return report;
+}
+
+// Intel's, with the kernel of tools/host-kernel.
+inline HostReport attributes_report() {
+    HostReport report = amd_npt_report();
+    report.kind = KvmKind::vmx;
+    report.module = "kvm_intel (ept=Y, eptad=Y)";
+    report.attributes = 0x17;
+    protection_report(report, ProtectionKind::attributes) = {
+        .store = StoreReport::told_at_store,
+        .walk = {.tested = true, .tolerated = true, .store_caught = true}};
     return report;
 }
 
@@ -43,7 +63,7 @@ inline HostReport software_report() {
     report.speed = {.ratio = 1000, .useful = false};
     report.hypercall = HypercallReport::hangs;
     report.hypercall_note = "KVM_RUN did not return; the watchdog stopped it";
-    report.mapping_store = StoreReport::mmio_past_store;
+    protection_report(report, ProtectionKind::mapping).store = StoreReport::mmio_past_store;
     return report;
 }
 

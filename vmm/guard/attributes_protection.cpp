@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guard/attributes_protection.hpp"
+
+#include <cstring>
+
+namespace casemate {
+namespace {
+
+constexpr uint64_t locked = kvm_attribute_no_write | kvm_attribute_immutable;
+
+} // namespace
+
+Result<std::unique_ptr<AttributesProtection>> AttributesProtection::create(const Vm& vm,
+                                                                           const GuestMemory& memory) {
+    if ((vm.memory_attributes() & locked) != locked)
+        return fail(Error("this KVM has no memory attributes that deny writes for good")
+                        .hint("boot the kernel that tools/host-kernel builds, or use --protect mapping"));
+    if (vm.check_extension(KVM_CAP_X86_DISABLE_EPT_AD) != 0)
+        TRY(vm.enable_capability(KVM_CAP_X86_DISABLE_EPT_AD, 0));
+    return std::unique_ptr<AttributesProtection>(new AttributesProtection(vm, memory));
+}
+
+Result<void> AttributesProtection::protect(std::span<const GuestRange> ranges) {
+    if (ranges.empty())
+        return {};
+    const auto set = [this](const GuestRange& range, uint64_t attributes) {
+        return m_vm.set_memory_attributes(range.start(), range.bytes(), attributes);
+    };
+    // Each succeeds whole or not at all; until the last one did, the others can be taken back.
+    const auto others = ranges.first(ranges.size() - 1);
+    for (size_t i = 0; i < ranges.size(); ++i) {
+        auto done = set(ranges[i], i == others.size() ? locked : kvm_attribute_no_write);
+        if (done)
+            continue;
+        for (const GuestRange& range : ranges.first(i))
+            TRY(set(range, 0));
+        return done;
+    }
+    // KVM needs memory for pages that had no attribute, not for these.
+    for (const GuestRange& range : others)
+        TRY(set(range, locked));
+    return {};
+}
+
+Result<std::span<std::byte>> AttributesProtection::replace(const GuestRange& range, const Fill& fill) {
+    TRY(protect({&range, 1}));
+    const std::span<std::byte> bytes = m_memory.bytes_behind(range);
+    std::memset(bytes.data(), 0, bytes.size());
+    fill(bytes);
+    return bytes;
+}
+
+} // namespace casemate
