@@ -29,6 +29,8 @@ public:
     // monitor changes them; nothing else does. On failure none is protected; the pages may then be zeroed.
     using Fill = std::function<void(std::span<std::byte>)>;
     virtual Result<std::span<std::byte>> replace(const GuestRange& range, const Fill& fill) = 0;
+    // Memory slots that it uses beside one for each region of RAM.
+    virtual size_t extra_memory_slots() const { return 0; }
     // As --protect takes it.
     virtual std::string name() const = 0;
 };

@@ -31,10 +31,10 @@ public:
 
     Result<void> protect(std::span<const GuestRange> ranges) override;
     Result<std::span<std::byte>> replace(const GuestRange& range, const Fill& fill) override;
+    size_t extra_memory_slots() const override {
+        return m_slots.size() - m_parts.memory.regions().size();
+    }
     std::string name() const override { return "slots"; }
-
-    // Of RAM.
-    size_t slots() const { return m_slots.size(); }
 
 private:
     struct Slot {

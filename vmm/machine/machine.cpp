@@ -370,6 +370,7 @@ void Machine::report_end(const MachineEnd& end) {
                                      {"audits", counts.audits},
                                      {"vcpu_restarts", counts.restarts},
                                      {"audit_microseconds", counts.audit_microseconds},
+                                     {"extra_memory_slots", uint64_t{m_protection->extra_memory_slots()}},
                                      {"events_dropped", m_events.dropped()}});
 }
 

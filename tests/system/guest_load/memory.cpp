@@ -197,9 +197,27 @@ void pressure(unsigned rounds) {
     close(file);
 }
 
+// Faults in much memory, and reads it in an order that no TLB holds.
+void touch(unsigned rounds) {
+    constexpr size_t pages = 8192;
+    constexpr size_t reads = 16 * pages;
+    for (unsigned i = 0; i < rounds; ++i) {
+        std::byte* const memory = map(pages * page, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+        for (size_t at = 0; at < pages; ++at)
+            word(memory + at * page) = at;
+        uint64_t next = i;
+        for (size_t n = 0; n < reads; ++n) {
+            next = next * 6364136223846793005 + 1442695040888963407; // Knuth's MMIX generator
+            const size_t at = (next >> 33U) % pages;
+            check(word(memory + at * page) == at, "a page lost its contents");
+        }
+        must("munmap", munmap(memory, pages * page));
+    }
+}
+
 constexpr Step all_steps[] = {
     {"anonymous", anonymous}, {"file_mapping", file_mapping}, {"executable", executable},
-    {"huge", huge},           {"pressure", pressure},
+    {"huge", huge},           {"pressure", pressure},         {"touch", touch},
 };
 
 } // namespace
