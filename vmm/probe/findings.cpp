@@ -241,6 +241,18 @@ Finding roots_finding(const HostReport& report) {
     return finding;
 }
 
+Finding execution_finding(const HostReport& report) {
+    Finding finding{.id = "execution", .title = "execution by ring"};
+    finding.answer = Answer::no;
+    finding.value = report.cpu_tells_rings_apart
+                        ? "the CPU could deny it to ring 0 alone, KVM does not use that"
+                        : "the CPU cannot deny it to ring 0 alone";
+    finding.meaning =
+        "That ring 0 executes nothing but locked text is left to the guest: to NX and SMEP, and to "
+        "its page tables, which are locked or verified.";
+    return finding;
+}
+
 Finding msr_finding(const HostReport& report) {
     Finding finding{.id = "msr_filter", .title = "MSR filter"};
     finding.answer = answer_of(report.msr_filter);
@@ -362,11 +374,12 @@ std::optional<ProtectionKind> best_protection(const HostReport& report) {
 }
 
 std::vector<Finding> findings(const HostReport& report) {
-    return {kvm_finding(report),        hardware_finding(report),   speed_finding(report),
-            hypercall_finding(report),  attributes_finding(report), mapping_finding(report),
-            slots_finding(report),      tables_finding(report),     roots_finding(report),
-            msr_finding(report),        mseal_finding(report),      memfd_finding(report),
-            huge_pages_finding(report), io_uring_finding(report),   tsc_deadline_finding(report)};
+    return {kvm_finding(report),         hardware_finding(report),   speed_finding(report),
+            hypercall_finding(report),   attributes_finding(report), mapping_finding(report),
+            slots_finding(report),       tables_finding(report),     roots_finding(report),
+            execution_finding(report),   msr_finding(report),        mseal_finding(report),
+            memfd_finding(report),       huge_pages_finding(report), io_uring_finding(report),
+            tsc_deadline_finding(report)};
 }
 
 } // namespace casemate

@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cpuid.h>
+#include <cstdio>
 #include <cstring>
 #include <fcntl.h>
 #include <fmt/core.h>
@@ -64,6 +65,25 @@ std::string find_module(KvmKind kind) {
         return parameters.empty() ? module.name : fmt::format("{} ({})", module.name, parameters);
     }
     return {};
+}
+
+// Whether the CPU can deny execution to the guest's kernel alone. SDM volume 3C, "Mode-Based Execute Control
+// for EPT", which only the kernel can ask for; APM volume 2, "Guest Mode Execute Trap": CPUID 8000000Ah, EDX
+// bit 17.
+bool tells_rings_apart(KvmKind kind) {
+    if (kind == KvmKind::svm) {
+        unsigned a = 0;
+        unsigned b = 0;
+        unsigned c = 0;
+        unsigned d = 0;
+        return __get_cpuid(0x8000000a, &a, &b, &c, &d) != 0 && (d & (1U << 17U)) != 0;
+    }
+    const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen("/proc/cpuinfo", "re"), std::fclose);
+    std::array<char, 4096> line{};
+    while (file && std::fgets(line.data(), static_cast<int>(line.size()), file.get()) != nullptr)
+        if (std::string_view(line.data()).starts_with("vmx flags"))
+            return std::string_view(line.data()).find(" mode_based_exec") != std::string_view::npos;
+    return false;
 }
 
 // KVM patches the other vendor's instruction in the guest's text unless the quirk is off (KVM API,
@@ -337,6 +357,7 @@ HostReport probe_host() {
     HostReport report;
     report.kind = hardware_kind();
     report.module = find_module(report.kind);
+    report.cpu_tells_rings_apart = tells_rings_apart(report.kind);
     probe_kvm(report);
     report.mseal = has_mseal();
     report.huge_pages = probe_huge_pages();

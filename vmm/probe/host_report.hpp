@@ -84,6 +84,7 @@ struct HostReport {
     std::array<ProtectionReport, protection_kinds.size()> protections;
     std::optional<bool> msr_filter;     // a guest's wrmsr was refused
     std::optional<uint64_t> attributes; // the VM's KVM_CAP_MEMORY_ATTRIBUTES
+    bool cpu_tells_rings_apart = false; // for execution: Intel's MBEC, AMD's GMET
     std::optional<bool> guest_memfd;
     uint64_t guest_memfd_flags = 0; // KVM_CAP_GUEST_MEMFD_FLAGS: 1 mmap, 2 shared from the start
     std::optional<bool> tsc_deadline;
