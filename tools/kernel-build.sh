@@ -283,7 +283,9 @@ compile() {
 	: >"$tree/building"
 	# A group of its own, so that a signal to us ends all of it and we can wait.
 	set -m
-	kernel_make -j"$(nproc)" vmlinux bzImage </dev/null >>"$log" 2>&1 &
+	local targets=(vmlinux bzImage)
+	! grep -qx CONFIG_MODULES=y "$tree/obj/.config" || targets+=(modules)
+	kernel_make -j"$(nproc)" "${targets[@]}" </dev/null >>"$log" 2>&1 &
 	maker=$!
 	set +m
 	show_progress "$maker" "$total"
@@ -347,7 +349,7 @@ build() {
 
 copy_out() {
 	mkdir -p -- "$out_dir"
-	cp -- "$cache/$key"/* "$out_dir/"
+	cp -R -- "$cache/$key"/* "$out_dir/"
 	out_dir=$(cd -- "$out_dir" && pwd)
 }
 
