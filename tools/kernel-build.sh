@@ -54,6 +54,7 @@ option_names() { sed -nE 's/^(# )?(CONFIG_[A-Za-z0-9_]+)(=.*| is not set)$/\2/p'
 print_only=
 out_dir=
 patch_limit=
+extra_patches=()
 fragments=()
 
 parse_options() {
@@ -61,7 +62,7 @@ parse_options() {
 		case $1 in
 		--help) usage; exit 0 ;;
 		--print) print_only=yes; shift; continue ;;
-		--config-fragment | --patches | --out)
+		--config-fragment | --patches | --extra-patch | --out)
 			(($# > 1)) || misuse "$1 needs a value" ;;
 		*) misuse "unknown option '$1'" ;;
 		esac
@@ -72,6 +73,9 @@ parse_options() {
 		--patches)
 			[[ $2 =~ ^[0-9]{1,4}$ ]] || misuse "--patches needs a number, not '$2'"
 			patch_limit=$((10#$2)) ;;
+		--extra-patch)
+			[[ -f $2 && -r $2 ]] || misuse "cannot read the patch '$2'"
+			extra_patches+=("$(readlink -f -- "$2")") ;;
 		--out)
 			[[ -n $2 ]] || misuse "--out needs a directory"
 			out_dir=$2 ;;
@@ -89,6 +93,7 @@ find_patches() {
 			misuse "--patches $patch_limit: the series has ${#patches[@]}"
 		patches=("${patches[@]:0:patch_limit}")
 	fi
+	patches+=(${extra_patches[@]+"${extra_patches[@]}"})
 }
 
 require_tools() {
