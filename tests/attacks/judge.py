@@ -8,8 +8,8 @@ import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 
-from suite import (ENFORCED, FOUND, HARMLESS, NOT_STOPPED, OFF, POLICIES, SKIPPED, STOPPED, TABLE_MODES, UNENFORCED,
-                   UNPROVEN, WRONG)
+from suite import (ENFORCED, FOUND, HARMLESS, MAPPING, NOT_STOPPED, OFF, POLICIES, PROTECTIONS, SKIPPED, STOPPED,
+                   TABLE_MODES, UNENFORCED, UNPROVEN, WRONG, host_of)
 
 OUTCOMES = ("changed", "fault", "unchanged", "found", "skipped", "refused", "granted", "works", "misreported",
             "wrong", "WRONG")
@@ -35,6 +35,7 @@ class Vm:
     lane: str
     policy: str
     source: str
+    protect: str = MAPPING      # how its locks are held
     names: tuple = ()           # (number, name) asked for; empty: all that it has
     command: str = ""           # the kernel command line
     launch: tuple = ()          # needs, CPUs, memory
@@ -46,6 +47,10 @@ class Vm:
     messages: bytes = b""
     events: bytes = b""
     cut: bool = False           # its output was more than the limit
+
+    @property
+    def host(self):
+        return host_of(self.lane, self.protect)
 
     def ending(self):
         if self.ended != ENDED:
@@ -78,10 +83,15 @@ class Result:
     violations: int = 0         # counted in the VM
     report: str = ""            # what the monitor said at the end
     not_reached: bool = False
+    protect: str = MAPPING
+
+    @property
+    def host(self):
+        return host_of(self.lane, self.protect)
 
     @property
     def key(self):
-        return self.lane, self.policy, self.source, self.number, self.name
+        return self.host, self.policy, self.source, self.number, self.name
 
 
 # --- reading ---------------------------------------------------------------
@@ -172,8 +182,11 @@ def number(value):
 # --- one VM ----------------------------------------------------------------
 
 
-def why_not_this(event, case, policy, locks):
+def why_not_this(event, case, vm, locks):
     """Why the violation cannot be the record of this attack, or nothing."""
+    policy = vm.policy
+    if event.get("source") == "emulated_store" and (vm.protect == "attributes" or case.is_precise(vm)):
+        return "the record tells of an emulated store: this host has to refuse it before it happens"
     if event.get("source") == "unattributable":
         return ""
     if case.register:
@@ -248,7 +261,7 @@ class VmJudge:
 
     def leaves_record(self, key):
         case, outcome = self.case(key), self.console.outcomes.get(key, ("",))[0]
-        return case is not None and case.record == "always" and outcome in ("fault", "unchanged", "found")
+        return case is not None and case.records(self.vm) == "always" and outcome in ("fault", "unchanged", "found")
 
     def find_shortage(self):
         if len(self.keys) <= 1:
@@ -265,15 +278,15 @@ class VmJudge:
     def judge(self, key):
         """None if the VM ended before it came to this attack."""
         case, vm = self.case(key), self.vm
-        baseline = self.proofs.get((vm.lane, vm.source, *key), "")
+        baseline = self.proofs.get((vm.host, vm.source, *key), "")
         outcome, detail = self.console.outcomes.get(key, ("", ""))
         if not outcome and key not in self.console.tried and vm.ended != LOST and len(self.keys) > 1:
             return None
         verdict, why = self.verdict(key, case, baseline, outcome, detail)
-        expected = case.expected(vm.policy, self.mode, vm.lane)
+        expected = case.expected(vm, self.mode)
         event = self.record(key, case)
         return Result(
-            lane=vm.lane, policy=vm.policy, source=vm.source, number=key[0], name=key[1], verdict=verdict, why=why,
+            lane=vm.lane, protect=vm.protect, policy=vm.policy, source=vm.source, number=key[0], name=key[1], verdict=verdict, why=why,
             expected=expected, as_expected=verdict in expected.split(" or ") or (verdict == SKIPPED and case.may_skip),
             baseline=baseline, outcome=outcome, detail=detail, ending=vm.ending(), seconds=vm.seconds, vm=vm.id,
             vm_attacks=max(1, len(self.keys)), violation=event, violations=self.events.violations(),
@@ -285,7 +298,7 @@ class VmJudge:
         stopped = [k for k in self.console.tried if self.leaves_record(k)]
         if key in stopped and len(self.records) == len(stopped) == self.events.violations():
             return self.records[stopped.index(key)]
-        fitting = [e for e in self.records if not why_not_this(e, case, self.vm.policy, self.locks)]
+        fitting = [e for e in self.records if not why_not_this(e, case, self.vm, self.locks)]
         return (fitting or self.records or [None])[0]
 
     def verdict(self, key, case, baseline, outcome, detail):
@@ -294,7 +307,7 @@ class VmJudge:
             return WRONG, f"the guest told two outcomes: {self.console.contradictions[key]}"
         if outcome and outcome not in OUTCOMES:
             return WRONG, f"the guest told an unknown outcome: {outcome}"
-        harmless = HARMLESS in case.expected(vm.policy, self.mode, vm.lane).split(" or ") and outcome in case.outcomes
+        harmless = HARMLESS in case.expected(vm, self.mode).split(" or ") and outcome in case.outcomes
         if outcome in CHANGED and not harmless:
             return NOT_STOPPED, detail or CHANGED[outcome]
         if outcome == "skipped":
@@ -308,7 +321,7 @@ class VmJudge:
                 return WRONG, f"afterwards: {vm.ending()}"
         if self.events.problem:
             return WRONG, self.events.problem
-        allowed = case.statuses(vm.policy)
+        allowed = case.statuses(vm)
         if not outcome:
             return self.verdict_of_end(key, case, baseline, allowed)
         if key == self.console.tried[-1] and vm.status not in {0, *allowed}:
@@ -316,7 +329,7 @@ class VmJudge:
         if len(self.keys) == 1 and vm.status not in allowed:
             return WRONG, f"memory did not change, but the VM went on and ended with {vm.ending()}, " \
                           f"not {' or '.join(map(str, allowed))}"
-        if case.record == "never" and len(self.keys) == 1 and self.events.violations():
+        if case.records(self.vm) == "never" and len(self.keys) == 1 and self.events.violations():
             return WRONG, "a violation was recorded, and nothing was stored"
         if harmless:
             return HARMLESS, detail or {"granted": "granted, as it may be", "works": "it works"}.get(
@@ -325,7 +338,8 @@ class VmJudge:
             return NOT_STOPPED, detail or "granted"
         if case.proof == "unchanged" and outcome != "fault":
             return NOT_STOPPED, "it stores what is there, and no fault shows that it was stopped"
-        return self.proven(case, baseline) or self.recorded(key, case) or self.stopped(case, outcome, detail)
+        return self.proven(case, baseline) or self.recorded(key, case) or self.imprecise(case, outcome) or \
+            self.stopped(case, outcome, detail)
 
     def verdict_of_end(self, key, case, baseline, allowed):
         """The guest told no outcome: the VM's end has to tell it."""
@@ -334,7 +348,7 @@ class VmJudge:
         if last != key:
             said = "before it was tried" if key not in self.console.tried else "and no outcome was told"
             return WRONG, f"{vm.ending()} {said}: {hint(vm.console, self.messages)}"
-        if vm.status not in allowed or (vm.status == 0 and not case.may_end_silently(vm.policy)):
+        if vm.status not in allowed or (vm.status == 0 and not case.may_end_silently(vm)):
             return WRONG, f"{vm.ending()} instead of {' or '.join(map(str, allowed))}: " \
                           f"{hint(vm.console, self.messages)}"
         end = self.events.end()
@@ -342,7 +356,7 @@ class VmJudge:
             return WRONG, "the events do not tell of the machine's end"
         if "status" in end and number(end["status"]) != vm.status:
             return WRONG, f"the events tell of status {end['status']}, and it was {vm.status}"
-        if HARMLESS in case.expected(vm.policy, self.mode, vm.lane).split(" or "):
+        if HARMLESS in case.expected(vm, self.mode).split(" or "):
             return HARMLESS, f"the VM ended with {vm.ending()}"
         return self.proven(case, baseline) or self.recorded(key, case) or self.reported(key, case) or \
             (FOUND if self.was_found(key, case) else STOPPED, f"the VM ended with {vm.ending()}")
@@ -359,8 +373,13 @@ class VmJudge:
             return None
         return UNPROVEN, f"without a lock: {baseline or 'no outcome'}"
 
+    def imprecise(self, case, outcome):
+        if outcome == "unchanged" and case.is_precise(self.vm):
+            return WRONG, "memory did not change, but the store did not fault: it was dropped"
+        return None
+
     def recorded(self, key, case):
-        if case.record != "always":
+        if case.records(self.vm) != "always":
             return None
         if self.vm.status == 23:
             audits = self.events.of("audit")
@@ -368,7 +387,7 @@ class VmJudge:
                 return WRONG, "status 23, and no record of an audit"
             # Else it ended another attack in this VM, or found what this one had changed on its way.
             if case.register:
-                why = why_not_this(audits[-1], case, self.vm.policy, self.locks)
+                why = why_not_this(audits[-1], case, self.vm, self.locks)
                 return (WRONG, why) if why else None
         if self.events.violations() == 0:
             return WRONG, "no violation was recorded"
@@ -376,7 +395,7 @@ class VmJudge:
             return WRONG, self.short[case.kind]
         own = self.record(key, case)
         shown = [own] if own and len(self.keys) > 1 and len(self.records) == self.events.violations() else self.records
-        reasons = [why_not_this(e, case, self.vm.policy, self.locks) for e in shown]
+        reasons = [why_not_this(e, case, self.vm, self.locks) for e in shown]
         if reasons and all(reasons):
             return WRONG, reasons[-1]
         if self.vm.status == 21 and not any(e.get("source") == "root" for e in self.records):
@@ -390,7 +409,7 @@ class VmJudge:
 
     def reported(self, key, case):
         """The exit report has to name what the events name."""
-        if case.record == "never":
+        if case.records(self.vm) == "never":
             return None
         if not self.messages.strip():
             return WRONG, "there is no exit report"
@@ -427,9 +446,9 @@ class VmJudge:
 class Matrix:
     results: list = field(default_factory=list)
     problems: list = field(default_factory=list)    # of VMs, not of one attack
-    locks: list = field(default_factory=list)       # of the VM that locked most, of each lane and source
+    locks: list = field(default_factory=list)       # of the VM that locked most, of each host and source
     modes: dict = field(default_factory=dict)
-    known: dict = field(default_factory=dict)       # (lane, source) -> [(number, name)]
+    known: dict = field(default_factory=dict)       # (host, source) -> [(number, name)]
     vms: int = 0
 
     def surprises(self):
@@ -447,21 +466,21 @@ class Matrix:
 
 
 def not_reached(suite, vm, key, proofs, mode):
-    return Result(lane=vm.lane, policy=vm.policy, source=vm.source, number=key[0], name=key[1], verdict=WRONG,
+    return Result(lane=vm.lane, protect=vm.protect, policy=vm.policy, source=vm.source, number=key[0], name=key[1], verdict=WRONG,
                   why=f"not tried: {vm.ending()} before it", as_expected=False, not_reached=True, vm=vm.id, ending=vm.ending(),
-                  expected=suite.find(vm.source, *key).expected(vm.policy, mode, vm.lane),
-                  baseline=proofs.get((vm.lane, vm.source, *key), ""))
+                  expected=suite.find(vm.source, *key).expected(vm, mode),
+                  baseline=proofs.get((vm.host, vm.source, *key), ""))
 
 
 def read_proofs(vms):
-    """{(lane, source, number, name): outcome without a lock}"""
+    """{(host, source, number, name): outcome without a lock}"""
     proofs = {}
     for vm in vms:
         if vm.policy != OFF:
             continue
         console = read_console(vm.console)
         for key in console.tried:
-            at = vm.lane, vm.source, *key
+            at = vm.host, vm.source, *key
             outcome = console.outcomes.get(key, ("", ""))[0]
             if key in console.contradictions:
                 proofs[at] = f"two outcomes, {console.contradictions[key]}"
@@ -472,19 +491,19 @@ def read_proofs(vms):
     return proofs
 
 
-def table_mode(lane, vms):
-    if lane in TABLE_MODES:
-        return TABLE_MODES[lane]
-    locked = any(e.get("kind") == "page_table" for vm in vms if vm.lane == lane
+def table_mode(host, vms):
+    if host in TABLE_MODES:
+        return TABLE_MODES[host]
+    locked = any(e.get("kind") == "page_table" for vm in vms if vm.host == host
                  for e in read_events(vm.events, vm.cut).of("lock"))
     return ENFORCED if locked else UNENFORCED
 
 
 def known_names(vms):
-    """{(lane, source): [(number, name)]}: a payload's names are known by running it."""
+    """{(host, source): [(number, name)]}: a payload's names are known by running it."""
     known = {}
     for vm in vms:
-        names = known.setdefault((vm.lane, vm.source), {})
+        names = known.setdefault((vm.host, vm.source), {})
         names.update(dict.fromkeys([*vm.names, *read_console(vm.console).tried]))
     return {at: list(names) for at, names in known.items()}
 
@@ -495,45 +514,46 @@ def doubtful_lists(suite, vms, known):
     found = {}
     for vm in vms:
         if not vm.names:
-            found[vm.lane, vm.source] = read_console(vm.console).done
-    for (lane, source), done in found.items():
+            found[vm.host, vm.source] = read_console(vm.console).done
+    for (host, source), done in found.items():
         if not done:
-            yield f"{lane}: {source} never came to its end: attacks may be missing"
+            yield f"{host}: {source} never came to its end: attacks may be missing"
             continue
         for case in suite.of(source):
             for name in [*case.sample, *case.quick]:
-                if (case.number, name) not in known[lane, source]:
-                    yield f"{lane}: {source} has no {case.number}.{name}, which the table takes for a sample"
+                if (case.number, name) not in known[host, source]:
+                    yield f"{host}: {source} has no {case.number}.{name}, which the table takes for a sample"
 
 
 def judge(suite, vms):
     matrix = Matrix(vms=len(vms))
     proofs, known = read_proofs(vms), known_names(vms)
-    matrix.modes = {lane: table_mode(lane, vms) for lane in dict.fromkeys(vm.lane for vm in vms)}
+    matrix.modes = {host: table_mode(host, vms) for host in dict.fromkeys(vm.host for vm in vms)}
     matrix.known, matrix.problems = known, list(doubtful_lists(suite, vms, known))
     found, maps = {}, {}
     for vm in vms:
-        one = VmJudge(suite, vm, proofs, matrix.modes[vm.lane])
+        one = VmJudge(suite, vm, proofs, matrix.modes[vm.host])
         results = one.results()
         for result in results.values():
             # A VM of its own tells more than a shared one, and a later one more than an earlier one.
             old = found.get(result.key)
             if old is None or result.vm_attacks <= old.vm_attacks:
                 found[result.key] = result
-        matrix.problems += [f"{vm.lane} {vm.policy} {vm.id}: {p}" for p in one.problems]
+        matrix.problems += [f"{vm.host} {vm.policy} {vm.id}: {p}" for p in one.problems]
         if not one.console.tried:
-            matrix.problems.append(f"{vm.lane} {vm.policy} {vm.id}: nothing was tried: {vm.ending()}: "
+            matrix.problems.append(f"{vm.host} {vm.policy} {vm.id}: nothing was tried: {vm.ending()}: "
                                    f"{hint(vm.console, one.messages)}")
         covered = sum(number(lock.get("bytes")) or 0 for lock in one.locks)
-        if covered > maps.get((vm.lane, vm.source), (0,))[0]:
-            maps[vm.lane, vm.source] = covered, {"lane": vm.lane, "source": vm.source, "vm": vm.id,
+        if covered > maps.get((vm.host, vm.source), (0,))[0]:
+            maps[vm.host, vm.source] = covered, {"lane": vm.host, "source": vm.source, "vm": vm.id,
                                                  "memory_bytes": vm.memory_bytes, "locks": one.locks}
     for vm in vms:
         if vm.policy != OFF:
             for key in vm.names:
-                at = vm.lane, vm.policy, vm.source, *key
+                at = vm.host, vm.policy, vm.source, *key
                 if at not in found and suite.find(vm.source, *key):
-                    found[at] = not_reached(suite, vm, key, proofs, matrix.modes[vm.lane])
-    matrix.results = sorted(found.values(), key=lambda r: (r.number, r.source, r.name, r.lane, POLICIES.index(r.policy)))
+                    found[at] = not_reached(suite, vm, key, proofs, matrix.modes[vm.host])
+    matrix.results = sorted(found.values(), key=lambda r: (r.number, r.source, r.name, r.lane,
+                                                          PROTECTIONS.index(r.protect), POLICIES.index(r.policy)))
     matrix.locks = [found for _, found in maps.values()]
     return matrix

@@ -7,7 +7,7 @@ import json
 from collections import Counter, defaultdict
 
 from judge import number
-from suite import KINDS, MEANING, POLICIES, VERDICTS
+from suite import KINDS, MAPPING, MEANING, POLICIES, PROTECTIONS, VERDICTS
 
 MANY = 24  # variants that a section shows without being asked
 
@@ -120,9 +120,9 @@ def pill(verdict, text=None):
     return tag("span", text or verdict, class_=f"pill {name_of_class(verdict)}")
 
 
-def cell(lane, policy, *children, **attributes):
+def cell(host, policy, *children, **attributes):
     """On a narrow screen it tells its column."""
-    return tag("td", tag("div", *children), role="cell", data_at=f"{lane} {policy}", **attributes)
+    return tag("td", tag("div", *children), role="cell", data_at=f"{host} {policy}", **attributes)
 
 
 def size(count):
@@ -138,16 +138,18 @@ def size(count):
 class Page:
     def __init__(self, suite, matrix, meta):
         self.suite, self.matrix, self.meta = suite, matrix, meta
-        self.columns = list(dict.fromkeys((r.lane, r.policy) for r in sorted(
-            matrix.results, key=lambda r: (list(matrix.modes).index(r.lane), POLICIES.index(r.policy)))))
+        self.columns = list(dict.fromkeys((r.host, r.policy) for r in sorted(
+            matrix.results, key=lambda r: (PROTECTIONS.index(r.protect), list(matrix.modes).index(r.host),
+                                           POLICIES.index(r.policy)))))
+        self.head_of = {r.host: (r.protect, tag("br"), r.lane) for r in matrix.results}
         self.cells = defaultdict(list)
         for result in matrix.results:
-            self.cells[result.number, result.lane, result.policy].append(result)
+            self.cells[result.number, result.host, result.policy].append(result)
 
     def attacks(self):
         return [a for a in self.suite.attacks if any(number == a.number for number, _, _ in self.cells)]
 
-    def known(self, number, lane):
+    def known(self, number, host):
         """How many variants there are, wherever they were found."""
         return len({(source, name) for (_, source), names in self.matrix.known.items()
                     for at, name in names if at == number})
@@ -161,25 +163,25 @@ class Page:
 
     def column_heads(self, first):
         return tag("thead", tag("tr", *(tag("th", word, scope="col", role="columnheader") for word in first),
-                                *(tag("th", lane, tag("br"), policy, scope="col", role="columnheader")
-                                  for lane, policy in self.columns), role="row"), role="rowgroup")
+                                *(tag("th", *self.head_of[host], tag("br"), policy, scope="col", role="columnheader")
+                                  for host, policy in self.columns), role="row"), role="rowgroup")
 
     def table(self, class_, heads, rows, label):
         body = tag("tbody", *rows, role="rowgroup")
         return tag("table", heads, body, class_=f"stack {class_}", role="table", aria_label=label)
 
-    def overview_cell(self, attack, lane, policy):
-        found = self.cells.get((attack.number, lane, policy), [])
+    def overview_cell(self, attack, host, policy):
+        found = self.cells.get((attack.number, host, policy), [])
         if not found:
-            return cell(lane, policy, "not run", class_="soft")
+            return cell(host, policy, "not run", class_="soft")
         counts = Counter(r.verdict for r in found)
-        known = self.known(attack.number, lane)
+        known = self.known(attack.number, host)
         parts = [pill(v, f"{v} {counts[v]}") for v in VERDICTS if counts[v]]
         if known > len(found):
             parts.append(tag("span", f"{len(found)} of {known} run", class_="soft"))
         if wrong := sum(not r.as_expected for r in found):
             parts.append(tag("span", f" {wrong} unexpected", class_="surprise"))
-        return cell(lane, policy, *parts)
+        return cell(host, policy, *parts)
 
     def overview(self):
         rows = [tag("tr", tag("th", tag("a", f"{a.number} {a.title}", href=f"#a{a.number}"), scope="row",
@@ -207,18 +209,19 @@ class Page:
                                            for k, v in shown.items()))]
         if result.report:
             parts += [tag("p", "what the monitor said last:", class_="soft"), tag("pre", result.report)]
-        parts += [tag("p", "Again: ", tag("code", f"tools/attack --lane {result.lane} --policy {result.policy} "
+        protect = "" if result.protect == MAPPING else f" --protect {result.protect}"
+        parts += [tag("p", "Again: ", tag("code", f"tools/attack --lane {result.lane}{protect} --policy {result.policy} "
                                                   f"--only {result.number}.{result.name}"))]
         return tag("div", *parts, class_="evidence")
 
-    def variant_cell(self, found, lane, policy):
+    def variant_cell(self, found, host, policy):
         if found is None:
-            return cell(lane, policy, "not run", class_="soft")
+            return cell(host, policy, "not run", class_="soft")
         mark = "" if found.as_expected else tag("span", " unexpected", class_="surprise")
-        return cell(lane, policy, tag("details", tag("summary", pill(found.verdict), mark), self.evidence(found)))
+        return cell(host, policy, tag("details", tag("summary", pill(found.verdict), mark), self.evidence(found)))
 
     def attack(self, attack):
-        found = {(r.source, r.name, r.lane, r.policy): r for column in self.columns
+        found = {(r.source, r.name, r.host, r.policy): r for column in self.columns
                  for r in self.cells.get((attack.number, *column), [])}
         variants = sorted({key[:2] for key in found})
         rows = [tag("tr", tag("th", name, scope="row", role="rowheader"), tag("td", source, class_="soft", role="cell"),
@@ -297,13 +300,13 @@ class Page:
         if self.matrix.good():
             return []
         items = [tag("li", tag("a", f"{r.number}.{r.name}", href=f"#a{r.number}"),
-                     f" in {r.lane} under {r.policy}: {r.verdict} instead of {r.expected}: {r.why}")
+                     f" in {r.host} under {r.policy}: {r.verdict} instead of {r.expected}: {r.why}")
                  for r in self.matrix.surprises()]
         items += [tag("li", problem) for problem in self.matrix.problems]
         return [tag("h2", "Not as expected"), tag("ul", *items)]
 
     def html(self):
-        modes = "; ".join(f"{lane}: {mode}" for lane, mode in self.matrix.modes.items())
+        modes = "; ".join(f"{host}: {mode}" for host, mode in self.matrix.modes.items())
         facts = ", ".join(f"{name} {value}" for name, value in self.meta.items() if value)
         maps = [self.memory_map(at) for at in self.matrix.locks]
         meanings = [item for v in VERDICTS for item in (tag("dt", pill(v)), tag("dd", MEANING[v]))]

@@ -25,11 +25,32 @@ POLICIES = (READ_ONLY, DIE_ON_WRITE)
 KINDS = ("text", "rodata", "page_table", "data", "register", "root")
 ENFORCED, UNENFORCED = "enforced", "unenforced"
 ROOTS = ("check", "arena")
+MAPPING = "mapping"
+PROTECTIONS = ("attributes", MAPPING, "slots")  # of casemate run --protect
+LANES = ("amd-npt", "amd-shadow", "intel-ept", "intel-noad")
+
+
+def host_of(lane, protect):
+    """A lane and how locks are held there: "amd-npt", "amd-npt.attributes". The mapping is what stock hosts do best."""
+    return lane if protect == MAPPING else f"{lane}.{protect}"
+
+
 # Whether the host's page walker tolerates locked tables, and so an arena of roots; elsewhere it is seen when a guest
-# locks one.
+# locks one. Memory attributes come with a KVM that keeps EPT from writing to tables.
 TABLE_MODES = {"amd-npt": UNENFORCED, "amd-shadow": ENFORCED, "intel-ept": UNENFORCED, "intel-noad": ENFORCED}
+TABLE_MODES |= {host_of(lane, protect): ENFORCED if (lane, protect) == ("intel-ept", "attributes") else mode
+                for lane, mode in TABLE_MODES.items() for protect in PROTECTIONS}
 LINUX = "linux"
 END_STATUS = {OFF: [0], READ_ONLY: [0], DIE_ON_WRITE: [20]}
+
+
+def by_host(words, at):
+    """What a table has for a lane's protection, else for a protection, else for a lane."""
+    return words.get(f"{at.lane}.{at.protect}") or words.get(at.protect) or words.get(at.lane)
+
+
+# What an expectation may be told for.
+HOSTS = (*LANES, *PROTECTIONS, *(f"{lane}.{protect}" for lane in LANES for protect in PROTECTIONS))
 
 
 class BadTable(Exception):
@@ -48,7 +69,8 @@ class Case:
     status: dict = field(default_factory=dict, hash=False)
     found: bool = False         # it takes effect before the monitor can know: what ends the VM then has found it
     proof: str = "changed"      # the outcome that shows that it works without a lock; "" needs none
-    record: str = "always"      # a violation: always, never, maybe
+    record: str | dict = field(default="always", hash=False)  # a violation: always, never, maybe; or by host
+    precise: tuple = ()         # hosts where the store has to raise #GP(0) at its instruction, not just not happen
     may_skip: bool = False
     alone: bool = False         # never together with others in one VM
     sequence: bool = False      # the payload's attempts follow on each other: all in one VM, under read_only
@@ -64,25 +86,36 @@ class Case:
     sample: tuple = ()          # names that stand for all where a VM costs much
     quick: tuple = ()           # names that --quick makes die
 
-    def expected(self, policy, mode, lane):
+    def expected(self, at, mode):
+        """`at` is a VM or a result: it has a lane, a protection and a policy."""
         words = self.expect
         if not isinstance(words, str):
-            words = words.get(lane) or (words.get(UNENFORCED) if mode == UNENFORCED else None) or words
-        return words if isinstance(words, str) else words.get(policy, STOPPED)
+            words = by_host(words, at) or (words.get(UNENFORCED) if mode == UNENFORCED else None) or words
+        return words if isinstance(words, str) else words.get(at.policy, STOPPED)
 
-    def statuses(self, policy):
+    def statuses(self, at):
         words = self.status
-        return words.get(policy, END_STATUS[policy]) if isinstance(words, dict) else words
+        if isinstance(words, dict):
+            words = by_host(words, at) or words
+        return words.get(at.policy, END_STATUS[at.policy]) if isinstance(words, dict) else words
+
+    def records(self, at):
+        """Whether a violation is recorded: always, never, maybe."""
+        words = self.record
+        return words if isinstance(words, str) else by_host(words, at) or "always"
+
+    def is_precise(self, at):
+        return bool({at.lane, at.protect, f"{at.lane}.{at.protect}"} & set(self.precise))
 
     def words_for(self, policy):
         return self.words if isinstance(self.words, str) else self.words.get(policy, "")
 
-    def ends_vm(self, policy):
-        return self.statuses(policy) != [0]
+    def ends_vm(self, at):
+        return self.statuses(at) != [0]
 
-    def may_end_silently(self, policy):
+    def may_end_silently(self, at):
         """Whether status 0 without an outcome is expected."""
-        return bool(self.status) and 0 in self.statuses(policy)
+        return bool(self.status) and 0 in self.statuses(at)
 
     def has(self, name):
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.names)
@@ -129,7 +162,7 @@ def check_expectation(what, words):
         return
     check(what, isinstance(words, dict), "not a verdict and not a table of them")
     for key, value in words.items():
-        check(what, key in (*POLICIES, *TABLE_MODES, UNENFORCED), f"{key!r} is no policy and no lane")
+        check(what, key in (*POLICIES, *HOSTS, UNENFORCED), f"{key!r} is no policy, no lane and no protection")
         check_expectation(f"{what}.{key}", value)
 
 
@@ -140,7 +173,13 @@ def read_case(number, entry):
     for key in ("source", "names"):
         check(what, entry.get(key), f"has no {key}")
     check(what, isinstance(entry["names"], list), "names is no list")
-    check(what, entry.get("record", "always") in ("always", "never", "maybe"), f"record {entry.get('record')!r}")
+    records = entry.get("record", "always")
+    records = records if isinstance(records, dict) else {"": records}
+    check(what, set(records) <= {"", *HOSTS}, f"record for {', '.join(records)}")
+    check(what, set(records.values()) <= {"always", "never", "maybe"}, f"record {entry.get('record')!r}")
+    check(what, set(entry.get("precise", ())) <= set(HOSTS), f"precise {entry.get('precise')}")
+    check(what, not isinstance(entry.get("status"), dict) or set(entry["status"]) <= {*POLICIES, *HOSTS},
+          f"status for {entry.get('status')}")
     kinds = entry.get("kind", [])
     kinds = [kinds] if isinstance(kinds, str) else kinds
     check(what, set(kinds) <= set(KINDS), f"kind {kinds} is not one of {', '.join(KINDS)}")

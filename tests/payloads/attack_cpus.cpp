@@ -154,6 +154,108 @@ void run_race(const RaceForm& form, uint64_t rounds, Random& random) {
     print_outcome(32, form.name, changed != 0 ? Outcome::changed : quiet);
 }
 
+// CPU 1 works in memory that nobody locks, between pages that CPU 0 locks: none of what it stores may be
+// lost, come twice or raise anything while the host changes what lies around it.
+struct Neighbour {
+    volatile uint64_t page; // zeroed; CPU 1's
+    volatile bool stop;
+    volatile uint64_t stores;
+    volatile uint64_t wrong;
+    volatile bool raised;
+};
+Neighbour neighbour;
+
+void neighbour_loop(void*) {
+    const Caught caught = catch_exceptions([] {
+        uint64_t page = 0;
+        uint64_t count = 0;
+        while (!neighbour.stop) {
+            let_host_interrupt();
+            if (page != neighbour.page) {
+                page = neighbour.page;
+                count = 0;
+            }
+            ++count;
+            store<uint64_t>(page, count);
+            uint64_t before = 1;
+            asm volatile("lock xaddq %0, (%1)" : "+r"(before) : "r"(page + 8) : "memory");
+            const bool stored = load<uint64_t>(page) == count && load<uint64_t>(page + 8) == count;
+            if (before != count - 1 || !stored)
+                neighbour.wrong = neighbour.wrong + 1;
+            neighbour.stores = neighbour.stores + 1;
+        }
+    });
+    neighbour.raised = caught.happened;
+}
+
+void run_neighbour(uint64_t rounds) {
+    if (!wanted(32, "unlocked_neighbour"))
+        return;
+    const uint64_t pages = take_pages(2 * rounds + 1);
+    memset(reinterpret_cast<void*>(pages), 0, (2 * rounds + 1) * page_bytes);
+    neighbour.page = pages + page_bytes;
+    neighbour.stop = false;
+    neighbour.raised = false;
+    if (!start_second_cpu(neighbour_loop, nullptr))
+        return print_skipped(32, "unlocked_neighbour", "no_second_cpu");
+    for (uint64_t round = 0; round < rounds && !neighbour.raised; ++round) {
+        neighbour.page = pages + (2 * round + 1) * page_bytes;
+        const uint64_t stores = neighbour.stores;
+        while (neighbour.stores < stores + 2 && !neighbour.raised)
+            let_host_interrupt();
+        lock_pages(pages + 2 * round * page_bytes, 1);
+    }
+    neighbour.stop = true;
+    while (!second_cpu_is_done())
+        pause();
+    print("# stores ");
+    print_decimal(static_cast<int64_t>(neighbour.stores));
+    print(" wrong ");
+    print_decimal(static_cast<int64_t>(neighbour.wrong));
+    print(neighbour.raised ? " and an exception\n" : "\n");
+    print_other(32, "unlocked_neighbour", neighbour.wrong == 0 && !neighbour.raised ? "works" : "WRONG");
+}
+
+// Both CPUs lock at the same time, each every other page.
+struct Both {
+    volatile uint64_t pages;
+    volatile uint64_t rounds;
+};
+Both both;
+
+void lock_every_other(uint64_t first) {
+    for (uint64_t i = 0; i < both.rounds; ++i) {
+        let_host_interrupt();
+        lock_pages(both.pages + (2 * i + first) * page_bytes, 1);
+    }
+}
+
+void run_both(uint64_t rounds) {
+    if (!wanted(32, "both_lock"))
+        return;
+    both.pages = take_pages(2 * rounds);
+    both.rounds = rounds;
+    fill(both.pages, 2 * rounds * page_bytes, page_seed);
+    if (!start_second_cpu([](void*) { lock_every_other(1); }, nullptr))
+        return print_skipped(32, "both_lock", "no_second_cpu");
+    lock_every_other(0);
+    while (!second_cpu_is_done())
+        pause();
+    uint64_t changed = 0;
+    uint64_t faults = 0;
+    for (uint64_t i = 0; i < 2 * rounds; ++i) {
+        const uint64_t page = both.pages + i * page_bytes;
+        const Caught caught = catch_exceptions([page] { store_at(page + 16, 1); });
+        const Outcome outcome = judge(!is_filled(page, 64, page_seed), caught, store_site);
+        changed += outcome == Outcome::changed ? 1U : 0U;
+        faults += outcome == Outcome::fault ? 1U : 0U;
+    }
+    print_outcome(32, "both_lock",
+                  changed != 0           ? Outcome::changed
+                  : faults == 2 * rounds ? Outcome::fault
+                                         : Outcome::unchanged);
+}
+
 } // namespace
 
 void attack_second_cpu() {
@@ -194,6 +296,8 @@ void attack_second_cpu() {
                       : precise  ? Outcome::fault
                                  : Outcome::misreported);
     }
+    run_neighbour(rounds);
+    run_both(rounds);
 }
 
 // --- an instruction that changes ---
