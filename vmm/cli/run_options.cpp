@@ -30,8 +30,9 @@ Boots a Linux guest with its serial console on this terminal.
   --locks MODE              the guest's locks are allowed, required or off (default: allowed)
   --lock-deadline SECONDS   how long --locks required waits for them, 1 to 3600 (default: 60)
   --protect HOW             attributes: KVM's memory attributes, where this host's KVM has them;
-                            mapping: host page protection of guest RAM; auto: the first of
-                            them that works here (default: auto)
+                            mapping: host page protection of guest RAM; slots: read-only
+                            memory slots; auto: the first of them that works here; several,
+                            as in mapping,slots, are layers (default: auto)
   --audit-interval MS       look at a sealed guest's registers this often, 10 to 60000 ms;
                             0 does not (default: 100)
   --max-violations N        end the guest at its Nth write to locked memory (default: never)
@@ -144,12 +145,30 @@ Result<std::chrono::seconds> parse_lock_deadline(std::string_view text) {
     return std::chrono::seconds(*seconds);
 }
 
-Result<std::optional<ProtectionKind>> parse_protect(std::string_view text) {
+Result<std::vector<ProtectionKind>> parse_protect(std::string_view text) {
+    std::vector<ProtectionKind> kinds;
     if (text == "auto")
-        return std::nullopt;
-    if (const auto kind = protection_kind(text))
-        return kind;
-    return fail(Error::usage(fmt::format("--protect {}: give auto, attributes or mapping", text)));
+        return kinds;
+    const auto refuse = [text](std::string_view why) {
+        return fail(Error::usage(fmt::format("--protect {}: {}; give auto, or one or more of attributes, "
+                                             "mapping and slots, as in --protect mapping,slots",
+                                             text, why)));
+    };
+    for (size_t at = 0; at <= text.size();) {
+        const std::string_view part = text.substr(at, text.find(',', at) - at);
+        at += part.size() + 1;
+        if (part.empty())
+            return refuse("a name is missing");
+        if (part == "auto")
+            return refuse("auto stands alone");
+        const auto kind = protection_kind(part);
+        if (!kind)
+            return refuse(fmt::format("{} is unknown", part));
+        if (std::ranges::find(kinds, *kind) != kinds.end())
+            return refuse(fmt::format("{} is there twice", part));
+        kinds.push_back(*kind);
+    }
+    return kinds;
 }
 
 Result<std::chrono::milliseconds> parse_audit_interval(std::string_view text) {

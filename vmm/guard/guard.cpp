@@ -2,6 +2,7 @@
 #include "guard/guard.hpp"
 
 #include "base/stopwatch.hpp"
+#include "guard/emulated_store.hpp"
 #include "guard/page_walk.hpp"
 #include "guard/report.hpp"
 
@@ -26,6 +27,26 @@ constexpr size_t tables_per_violation = 1024;
 
 GuardEnd host_failure(const Error& error) {
     return {.reason = GuardEnd::Reason::host_failure, .summary = error.message()};
+}
+
+// Of a vCPU's thread, between two checks of its progress: more than the checks themselves take.
+constexpr std::chrono::milliseconds least_stuck_time{20};
+
+void take_hit(Violation& violation, const StoreHit& hit) {
+    violation.lock = hit.lock;
+    violation.address = hit.address;
+    violation.linear = hit.linear;
+    violation.bytes = hit.bytes;
+    violation.value = hit.value;
+}
+
+// SDM Vol. 3A, "Determination of Access Rights", without keys and SMAP.
+bool tables_permit_write(const GuestMemory& memory, const CpuState& state, GuestLinear address) {
+    constexpr uint64_t cr0_wp = 1ULL << 16U;
+    const auto translation = translate(memory, state.system, address);
+    const bool user = state.system.ss.dpl == 3;
+    return translation && (translation->writable || (!user && (state.system.cr0 & cr0_wp) == 0)) &&
+           (translation->user || !user);
 }
 
 // Overloads for std::visit.
@@ -108,12 +129,19 @@ uint64_t Guard::lock(const GuestCpu& cpu, const Lock& lock) {
         m_table.undo(*change);
         m_parts.log.guest(m_protect_site, done.error().message());
         return refusal(CASEMATE_E2BIG);
+    } else {
+        note_protected();
     }
     if (lock.kind == LockKind::text && !m_text_locked.exchange(true))
         note_text(cpu);
     if (change->sequence != 0)
         write_lock_event(cpu, lock);
     return 0;
+}
+
+void Guard::note_protected() {
+    if (!std::exchange(m_pages_protected, true))
+        m_parts.pages_protected();
 }
 
 void Guard::write_lock_event(const GuestCpu& cpu, const Lock& lock) {
@@ -268,8 +296,6 @@ std::optional<GuardEnd> Guard::store_fault(const GuestCpu& cpu, Unexplained unex
         return GuardEnd{.reason = GuardEnd::Reason::host_failure,
                         .summary = (state ? delivering.error() : state.error()).message()};
     PerCpu& own = m_cpus[cpu.index()];
-    if (!own.decoder)
-        own.decoder = std::make_unique<Decoder>();
 
     Violation violation{.vcpu = cpu.index(), .state = *state};
     if (denied) {
@@ -281,7 +307,7 @@ std::optional<GuardEnd> Guard::store_fault(const GuestCpu& cpu, Unexplained unex
     if (*delivering)
         return give_up(std::move(violation), "the frame of an exception or interrupt cannot be pushed");
 
-    auto found = attribute_store(m_parts.memory, *state, *own.decoder,
+    auto found = attribute_store(m_parts.memory, *state, decoder_of(cpu),
                                  [this](const GuestRange& range) { return m_table.find(range); });
     violation.instruction = std::move(found.instruction);
     violation.code = std::move(found.code);
@@ -304,13 +330,12 @@ std::optional<GuardEnd> Guard::store_fault(const GuestCpu& cpu, Unexplained unex
         return judge(violation);
     }
     own.retries = 0;
-    if (!told) {
-        violation.lock = found.hit->lock;
-        violation.address = found.hit->address;
-        violation.linear = found.hit->linear;
-        violation.bytes = found.hit->bytes;
-        violation.value = found.hit->value;
-    }
+    if (!told)
+        take_hit(violation, *found.hit);
+    return refuse(cpu, violation);
+}
+
+std::optional<GuardEnd> Guard::refuse(const GuestCpu& cpu, const Violation& violation) {
     if (auto end = judge(violation))
         return end;
     if (auto end = verify_tables(cpu.index(), tables_per_violation))
@@ -337,11 +362,65 @@ std::optional<GuardEnd> Guard::emulated_store(const GuestCpu& cpu, GuestPhysical
     uint64_t value = 0;
     std::memcpy(&value, data.data(), std::min(data.size(), sizeof(value)));
     violation.value = value;
-    if (const auto state = cpu.state())
+    const auto state = cpu.state();
+    const auto delivering = cpu.is_delivering_event();
+    if (state)
         violation.state = *state;
+    auto origin = state && delivering && !*delivering
+                      ? find_store_origin(m_parts.memory, *state, decoder_of(cpu), address, data)
+                      : std::nullopt;
+    if (origin) {
+        if (const auto done = cpu.set_instruction_pointer(origin->rip); !done)
+            return host_failure(done.error());
+        violation.source = ViolationSource::store;
+        violation.state->registers.rip = origin->rip;
+        violation.linear = origin->linear;
+        violation.instruction = std::move(origin->instruction);
+        violation.code = std::move(origin->code);
+        return refuse(cpu, violation);
+    }
     if (auto end = judge(violation))
         return end;
     return verify_tables(cpu.index(), tables_per_violation);
+}
+
+Decoder& Guard::decoder_of(const GuestCpu& cpu) {
+    std::unique_ptr<Decoder>& decoder = m_cpus[cpu.index()].decoder;
+    if (!decoder)
+        decoder = std::make_unique<Decoder>();
+    return *decoder;
+}
+
+std::optional<GuardEnd> Guard::check_progress(const GuestCpu& cpu) {
+    const auto state = cpu.state();
+    if (!state)
+        return host_failure(state.error());
+    const kvm_regs& registers = state->registers;
+    std::optional<PerCpu::Place>& last = m_cpus[cpu.index()].last_place;
+    const auto run_time = cpu.run_time();
+    const bool same = last && last->rip == registers.rip && last->rcx == registers.rcx;
+    const bool stuck = same && run_time - last->run_time >= least_stuck_time;
+    if (!same || stuck)
+        last = {.rip = registers.rip, .rcx = registers.rcx, .run_time = run_time};
+    if (!stuck)
+        return std::nullopt;
+    // #GP cannot go beside it; a vCPU that is stuck still is at the next call.
+    const auto delivering = cpu.is_delivering_event();
+    if (!delivering)
+        return host_failure(delivering.error());
+    if (*delivering)
+        return std::nullopt;
+    auto found = attribute_store(m_parts.memory, *state, decoder_of(cpu),
+                                 [this](const GuestRange& range) { return m_table.find(range); });
+    // Where the guest's own tables refuse the store it is the guest's fault handler that comes back to it.
+    if (!found.hit || !tables_permit_write(m_parts.memory, *state, found.hit->linear))
+        return std::nullopt;
+    Violation violation{.vcpu = cpu.index(), .state = *state};
+    violation.instruction = std::move(found.instruction);
+    violation.code = std::move(found.code);
+    violation.detail = "KVM went over it again and again, without an exit";
+    take_hit(violation, *found.hit);
+    return refuse(cpu, violation);
 }
 
 void Guard::refused(const GuestRange& range) const {

@@ -21,6 +21,7 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -70,6 +71,8 @@ public:
         std::function<Result<void>()> intercept_msr_writes = [] { return Result<void>(); };
         // Has the threads of all vCPUs but this one call look() soon, and does not wait for them.
         std::function<void(uint32_t)> ask_others_to_look = [](uint32_t) {};
+        // The protection has its first pages.
+        std::function<void()> pages_protected = [] {};
         // All vCPUs are pinned: from here on look() compares.
         std::function<void()> sealed = [] {};
     };
@@ -95,10 +98,16 @@ public:
     // `denied`: where, if KVM says so. Empty: run on; #GP(0) has been injected when a store was refused.
     std::optional<GuardEnd> store_fault(const GuestCpu& cpu, Unexplained unexplained,
                                         const std::optional<DeniedWrite>& denied = std::nullopt);
-    // KVM_EXIT_MMIO of a store to RAM: KVM emulated it and the mapping refused it; RIP is past it. Dropped
-    // and judged when it hits a lock, made now when not. At most 8 bytes.
+    // KVM_EXIT_MMIO of a store to RAM: KVM emulated it and something refused it; RIP is past it. Dropped and
+    // judged when it hits a lock, made now when not. At most 8 bytes. Where it is sure which instruction it
+    // was (emulated_store.hpp) RIP has been set back to it and #GP(0) injected, as after store_fault().
     std::optional<GuardEnd> emulated_store(const GuestCpu& cpu, GuestPhysical address,
                                            std::span<const std::byte> data);
+
+    // Whether KVM keeps this vCPU from going on: at the same instruction in two calls in a row, while its
+    // thread ran all the time, and that instruction stores to a lock. Then it is judged as in store_fault().
+    // What merely spins stays alone. Called now and then once Parts::pages_protected was.
+    std::optional<GuardEnd> check_progress(const GuestCpu& cpu);
 
     struct MsrWrite {
         bool refused = true; // the instruction has to raise #GP(0)
@@ -161,6 +170,10 @@ private:
     uint64_t seal(const GuestCpu& cpu);
     Result<void> pin(const GuestCpu& cpu);
     void note_text(const GuestCpu& cpu);
+    void note_protected();
+    Decoder& decoder_of(const GuestCpu& cpu);
+    // Judges a store of the instruction at RIP, which the guest gets #GP(0) for unless that ends the machine.
+    std::optional<GuardEnd> refuse(const GuestCpu& cpu, const Violation& violation);
     // Counts and records a refused store, and says whether it ends the machine.
     std::optional<GuardEnd> judge(const Violation& violation) const;
     GuardEnd give_up(Violation violation, std::string why) const;
@@ -180,10 +193,11 @@ private:
     std::atomic<bool> m_text_locked = false;
 
     Auditor m_auditor;
-    // One call at a time but for ROOT_CHECK and SEAL, none while m_sealed changes; guards the three below.
+    // One call at a time but for ROOT_CHECK and SEAL, none while m_sealed changes; guards what follows up to the sites.
     std::mutex m_call_mutex;
     std::unique_ptr<RootArena> m_arena;
     std::optional<bool> m_tables_enforced;
+    bool m_pages_protected = false;
     uint64_t m_lock_changes = 0; // calls that locked or raised something
     LogSite m_protect_site;
     LogSite m_reference_site;
@@ -200,6 +214,13 @@ private:
         uint64_t rip = 0;
         uint64_t rcx = 0;
         unsigned retries = 0;
+        // As check_progress() last saw it.
+        struct Place {
+            uint64_t rip = 0;
+            uint64_t rcx = 0;
+            std::chrono::nanoseconds run_time{};
+        };
+        std::optional<Place> last_place;
     };
     std::array<PerCpu, layout::max_cpus> m_cpus{};
 

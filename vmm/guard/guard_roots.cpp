@@ -167,6 +167,7 @@ Guard::Answer Guard::root_arena(const GuestCpu& cpu, const RootArenaCall& call) 
         return {.result = refusal(CASEMATE_E2BIG)};
     }
     m_arena = std::move(*arena);
+    note_protected();
     m_roots.use_arena(call.pages);
     write_lock_event(cpu, lock);
     m_parts.events.write("root_arena", {{"gpa", hex_string(call.pages.start().value)},

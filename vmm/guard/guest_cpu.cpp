@@ -34,6 +34,12 @@ Result<void> KvmGuestCpu::inject_general_protection() const {
     return m_vcpu.set_events(events);
 }
 
+Result<void> KvmGuestCpu::set_instruction_pointer(uint64_t rip) const {
+    kvm_regs registers = TRY(m_vcpu.registers());
+    registers.rip = rip;
+    return m_vcpu.set_registers(registers);
+}
+
 Result<uint64_t> KvmGuestCpu::syscall_entry() const {
     return m_vcpu.msr(msr_lstar);
 }

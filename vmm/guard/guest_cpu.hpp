@@ -29,6 +29,8 @@ public:
     virtual Result<bool> is_delivering_event() const = 0;
     // Makes the next KVM_RUN deliver #GP(0) before the instruction at RIP.
     virtual Result<void> inject_general_protection() const = 0;
+    // Where it goes on.
+    virtual Result<void> set_instruction_pointer(uint64_t rip) const = 0;
     // MSR_LSTAR: where SYSCALL goes.
     virtual Result<uint64_t> syscall_entry() const = 0;
     // What the auditor compares.
@@ -50,6 +52,7 @@ public:
     Result<kvm_sregs> system_registers() const override { return m_vcpu.exit_system_registers(); }
     Result<bool> is_delivering_event() const override;
     Result<void> inject_general_protection() const override;
+    Result<void> set_instruction_pointer(uint64_t rip) const override;
     Result<uint64_t> syscall_entry() const override;
     Result<AuditedState> audited_state() const override;
     Result<bool> waits_for_start() const override { return m_vcpu.waits_for_start(); }

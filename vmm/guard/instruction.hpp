@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/units.hpp"
+#include "guard/store_effect.hpp"
 #include "kvm/uapi.hpp"
 #include "memory/guest_memory.hpp"
 
@@ -43,6 +44,7 @@ struct DecodedInstruction {
     // what the CPU writes into descriptors (accessed, busy) and into shadow stacks, and frames that it pushes
     // for INT n, for exceptions, and through call gates.
     std::vector<StoreOperand> stores;
+    StoreEffect effect = StoreEffect::unknown; // for 64-bit code with stores
 };
 
 constexpr size_t longest_instruction = 15; // SDM Vol. 2A, 2.3.11

@@ -2,10 +2,14 @@
 #include "guard/make_protection.hpp"
 
 #include "guard/attributes_protection.hpp"
+#include "guard/layered_protection.hpp"
 #include "guard/mapping_protection.hpp"
 #include "guard/slots_protection.hpp"
 
 #include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
 
 namespace casemate {
 
@@ -36,12 +40,27 @@ Result<std::unique_ptr<Protection>> make_protection(ProtectionKind kind, const P
     case ProtectionKind::slots:
         break;
     }
-    return std::make_unique<SlotsProtection>(
-        SlotsProtection::Parts{.vm = parts.vm,
-                               .memory = parts.memory,
-                               .first_free_slot = parts.first_free_slot,
-                               .with_vcpus_stopped = parts.with_vcpus_stopped,
-                               .ram_lost = parts.ram_lost});
+    return TRY(SlotsProtection::create({.vm = parts.vm,
+                                        .memory = parts.memory,
+                                        .first_free_slot = parts.first_free_slot,
+                                        .with_vcpus_stopped = parts.with_vcpus_stopped,
+                                        .broken = parts.broken}));
+}
+
+Result<std::unique_ptr<Protection>> make_protection(std::span<const ProtectionKind> kinds,
+                                                    const ProtectionParts& parts) {
+    if (kinds.size() == 1)
+        return make_protection(kinds.front(), parts);
+    // The host mapping comes last: it alone binds the monitor, and what it replaces is not there before.
+    std::vector<ProtectionKind> order(kinds.begin(), kinds.end());
+    std::ranges::stable_partition(order, [](ProtectionKind kind) { return kind != ProtectionKind::mapping; });
+    std::vector<std::unique_ptr<Protection>> layers;
+    for (const ProtectionKind kind : order)
+        layers.push_back(TRY(make_protection(kind, parts)));
+    std::string name;
+    for (const ProtectionKind kind : kinds)
+        name.append(name.empty() ? "" : ",").append(name_of(kind));
+    return std::make_unique<LayeredProtection>(std::move(name), std::move(layers), parts.broken);
 }
 
 } // namespace casemate

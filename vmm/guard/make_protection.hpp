@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string_view>
 
 namespace casemate {
@@ -35,9 +36,13 @@ struct ProtectionParts {
     // For slots: SlotsProtection::Parts.
     uint32_t first_free_slot = 0;
     std::function<void(const std::function<void()>&)> with_vcpus_stopped;
-    std::function<void(const Error&)> ram_lost;
+    // For slots and for layers: it cannot be undone, and the VM cannot go on.
+    std::function<void(const Error&)> broken;
 };
 // Fails where the host does not have it; that it has does not say that it works: probe/host_probe.hpp does.
 Result<std::unique_ptr<Protection>> make_protection(ProtectionKind kind, const ProtectionParts& parts);
+// One or more kinds, all different: several are layers.
+Result<std::unique_ptr<Protection>> make_protection(std::span<const ProtectionKind> kinds,
+                                                    const ProtectionParts& parts);
 
 } // namespace casemate

@@ -33,6 +33,8 @@ public:
     virtual size_t extra_memory_slots() const { return 0; }
     // As --protect takes it.
     virtual std::string name() const = 0;
+    // Whether a store that is refused may keep a vCPU in KVM_RUN for ever, without an exit.
+    virtual bool may_hang_vcpus() const { return false; }
 };
 
 } // namespace casemate

@@ -42,7 +42,7 @@ struct Config {
     std::vector<NetConfig> nets;
     LockMode locks = LockMode::allowed;
     std::chrono::seconds lock_deadline{60}; // from the start; for LockMode::required
-    std::optional<ProtectionKind> protect;  // empty: what the host does best
+    std::vector<ProtectionKind> protect;    // layers, all different; empty: what the host does best
     std::string events_path;                // empty: none; "-": stderr
     std::string symbols_path;               // empty: none
     std::chrono::milliseconds audit_interval{

@@ -19,9 +19,11 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <fmt/core.h>
 #include <poll.h>
 #include <pthread.h>
+#include <span>
 #include <sys/sysinfo.h>
 #include <system_error>
 
@@ -48,13 +50,18 @@ Result<EventLog> open_events(const std::string& path) {
 }
 
 // A throwaway VM tells, on whichever thread asks.
-bool tables_tolerated(ProtectionKind kind) {
+bool tables_tolerated(std::span<const ProtectionKind> kinds) {
     const auto system = System::open();
-    return system && probe_table_enforcement(*system, kind) == TableEnforcement::enforced;
+    return system && std::ranges::all_of(kinds, [&system](ProtectionKind kind) {
+        return probe_table_enforcement(*system, kind) == TableEnforcement::enforced;
+    });
 }
 
 // Slots before it are RAM's.
 constexpr uint32_t shadow_drop_slot = layout::ram_ranges(0).size();
+
+// A vCPU that hangs is found after two.
+constexpr std::chrono::milliseconds progress_interval{100};
 
 // The state that firmware leaves behind. SDM Vol. 3A, "Memory Cache Control": MTRRs on, write-back by
 // default; SDM Vol. 4: fast strings on.
@@ -138,17 +145,19 @@ Result<void> Machine::offer_locks() {
 
 Result<void> Machine::create_guard(const System& system) {
     // Where nothing is locked it does not matter.
-    const ProtectionKind kind =
-        m_config.protect ? *m_config.protect
-                         : (m_locks_offered ? probe_best_protection(system) : ProtectionKind::mapping);
+    std::vector<ProtectionKind> kinds = m_config.protect;
+    if (kinds.empty())
+        kinds.push_back(m_locks_offered ? probe_best_protection(system) : ProtectionKind::mapping);
     m_protection = TRY(make_protection(
-        kind,
+        kinds,
         {.vm = m_vm,
          .memory = m_memory,
          .first_free_slot = shadow_drop_slot + 1,
          .with_vcpus_stopped =
              [this](const std::function<void()>& change) { m_pause.with_stopped(m_vcpus, m_kicks, change); },
-         .ram_lost = [this](const Error& error) { end({EndReason::host_failure, error.message()}); }}));
+         .broken = [this](const Error& error) { end({EndReason::host_failure, error.message()}); }}));
+    if (m_protection->may_hang_vcpus())
+        m_progress_timer = TRY(Timer::create(m_loop, [this] { check_progress(); }));
     m_guard = std::make_unique<Guard>(
         Guard::Parts{
             .memory = m_memory,
@@ -156,7 +165,7 @@ Result<void> Machine::create_guard(const System& system) {
             .log = m_log,
             .events = m_events,
             .symbols = m_symbols ? &*m_symbols : nullptr,
-            .tables_tolerated = [kind] { return tables_tolerated(kind); },
+            .tables_tolerated = [kinds] { return tables_tolerated(kinds); },
             .shadows_tables = [] { return may_shadow_page_tables(); },
             .drop_shadow_pages =
                 [this] { return m_vm.drop_shadow_pages(shadow_drop_slot, layout::shadow_drop_page.start); },
@@ -166,7 +175,12 @@ Result<void> Machine::create_guard(const System& system) {
                 [this](uint32_t caller) {
                     for (const Vcpu& vcpu : m_vcpus)
                         if (vcpu.index() != caller)
-                            m_kicks.ask_for_look(vcpu);
+                            m_kicks.ask_for_look(vcpu, VcpuKicks::Looks::at_registers);
+                },
+            .pages_protected =
+                [this] {
+                    if (m_protection->may_hang_vcpus())
+                        m_progress_timer.set(progress_interval);
                 },
             .sealed =
                 [this] {
@@ -190,8 +204,15 @@ Result<void> Machine::intercept_msr_writes() {
 void Machine::audit() {
     m_guard->start_audit_round();
     for (const Vcpu& vcpu : m_vcpus)
-        m_kicks.ask_for_look(vcpu);
+        m_kicks.ask_for_look(vcpu, VcpuKicks::Looks::at_registers);
     m_audit_timer.set(m_config.audit_interval);
+}
+
+// As audit().
+void Machine::check_progress() {
+    for (const Vcpu& vcpu : m_vcpus)
+        m_kicks.ask_for_look(vcpu, VcpuKicks::Looks::at_progress);
+    m_progress_timer.set(progress_interval);
 }
 
 void Machine::check_lock_deadline() {

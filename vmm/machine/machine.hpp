@@ -79,6 +79,7 @@ private:
     void check_lock_deadline();
     Result<void> intercept_msr_writes();
     void audit();
+    void check_progress();
     Result<void> add_platform_devices(SerialLine& console);
     Result<void> add_virtio_devices();
     Result<void> add_virtio(std::unique_ptr<virtio::VirtioDevice> device);
@@ -105,6 +106,7 @@ private:
     VcpuPause m_pause;
     Timer m_lock_deadline;
     Timer m_audit_timer;
+    Timer m_progress_timer;
     Vm m_vm;
     Bus m_ports;
     Bus m_mmio;

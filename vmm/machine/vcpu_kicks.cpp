@@ -40,9 +40,9 @@ void VcpuKicks::kick(const Vcpu& vcpu) {
         pthread_kill(*thread, kick_signal());
 }
 
-void VcpuKicks::ask_for_look(const Vcpu& vcpu) {
+void VcpuKicks::ask_for_look(const Vcpu& vcpu, uint32_t look) {
     // One that is still to come has its flag in the run page already.
-    if (!m_looks.at(vcpu.index()).exchange(true))
+    if ((m_looks.at(vcpu.index()).fetch_or(look) & look) == 0)
         kick(vcpu);
 }
 

@@ -7,6 +7,7 @@
 
 #include <array>
 #include <atomic>
+#include <cstdint>
 #include <mutex>
 #include <optional>
 #include <pthread.h>
@@ -26,15 +27,20 @@ public:
 
     // Makes the vCPU's thread leave KVM_RUN, or not enter it, once. Does not wait. Any thread.
     void kick(const Vcpu& vcpu);
-    // The same, and take_look() is true once.
-    void ask_for_look(const Vcpu& vcpu);
+    // What a vCPU's thread may be asked to do between two KVM_RUN.
+    struct Looks {
+        static constexpr uint32_t at_registers = 1; // Guard::look()
+        static constexpr uint32_t at_progress = 2;  // Guard::check_progress()
+    };
+    // The same, and take_looks() has the bit once.
+    void ask_for_look(const Vcpu& vcpu, uint32_t look);
 
     // On the vCPU's thread, after KVM_RUN ended with EINTR: before it looks at what a kick was for.
     static void rearm(const Vcpu& vcpu) { vcpu.request_exit(false); }
-    bool take_look(const Vcpu& vcpu) { return m_looks.at(vcpu.index()).exchange(false); }
+    uint32_t take_looks(const Vcpu& vcpu) { return m_looks.at(vcpu.index()).exchange(0); }
 
 private:
-    std::array<std::atomic<bool>, layout::max_cpus> m_looks{};
+    std::array<std::atomic<uint32_t>, layout::max_cpus> m_looks{};
     std::mutex m_mutex; // guards m_threads; held while a thread is signalled, so that it is still there
     std::array<std::optional<pthread_t>, layout::max_cpus> m_threads{};
 };

@@ -112,8 +112,11 @@ std::optional<MachineEnd> run_vcpu(const Vcpu& vcpu, const VcpuContext& context)
         if (context.stopping)
             return std::nullopt;
         if (failure == EINTR || failure == EAGAIN) {
-            if (context.kicks.take_look(vcpu))
+            const uint32_t looks = context.kicks.take_looks(vcpu);
+            if ((looks & VcpuKicks::Looks::at_registers) != 0)
                 end = to_machine_end(context.guard.look(cpu));
+            if (!end && (looks & VcpuKicks::Looks::at_progress) != 0)
+                end = to_machine_end(context.guard.check_progress(cpu));
             continue;
         }
         // A store that KVM or the host mapping refuses; or memory that the host could not supply.

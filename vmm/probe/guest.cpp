@@ -79,7 +79,7 @@ Result<void> ProbeGuest::set_up(const System& system, ProtectionKind kind) {
                                // The caller runs the only vCPU.
                                .with_vcpus_stopped = [](const std::function<void()>& change) { change(); },
                                // The store or the walk shows it.
-                               .ram_lost = [](const Error&) {}}));
+                               .broken = [](const Error&) {}}));
     m_vcpu = TRY(m_vm.create_vcpu(0));
     // KVM judges EFER and CR4 by what the vCPU's CPUID offers.
     const std::vector<kvm_cpuid_entry2> cpuid = TRY(system.supported_cpuid());

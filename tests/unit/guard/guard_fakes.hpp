@@ -41,6 +41,10 @@ public:
         ++injected;
         return {};
     }
+    Result<void> set_instruction_pointer(uint64_t rip) const override {
+        m_state.registers.rip = rip;
+        return {};
+    }
     Result<uint64_t> syscall_entry() const override { return 0; }
     Result<AuditedState> audited_state() const override { return AuditedState{.system = m_state.system}; }
     Result<bool> waits_for_start() const override { return waiting; }
@@ -48,7 +52,7 @@ public:
     std::chrono::nanoseconds run_time() const override { return ran; }
 
 private:
-    CpuState m_state;
+    mutable CpuState m_state;
 };
 
 // Locks are only noted; replaced pages are replaced.

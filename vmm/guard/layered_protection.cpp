@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guard/layered_protection.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace casemate {
+
+LayeredProtection::LayeredProtection(std::string name, std::vector<std::unique_ptr<Protection>> layers,
+                                     std::function<void(const Error&)> broken)
+    : m_name(std::move(name))
+    , m_layers(std::move(layers))
+    , m_broken(std::move(broken)) {}
+
+Result<void> LayeredProtection::protect(std::span<const GuestRange> ranges) {
+    for (const auto& layer : m_layers)
+        if (auto done = layer->protect(ranges); !done) {
+            if (layer != m_layers.front())
+                m_broken(done.error());
+            return done;
+        }
+    return {};
+}
+
+Result<std::span<std::byte>> LayeredProtection::replace(const GuestRange& range, const Fill& fill) {
+    for (const auto& layer : m_layers) {
+        if (layer == m_layers.back())
+            break;
+        if (auto done = layer->protect({&range, 1}); !done) {
+            if (layer != m_layers.front())
+                m_broken(done.error());
+            return std::unexpected(done.error());
+        }
+    }
+    auto view = m_layers.back()->replace(range, fill);
+    if (!view)
+        m_broken(view.error());
+    return view;
+}
+
+bool LayeredProtection::may_hang_vcpus() const {
+    return std::ranges::any_of(m_layers, [](const auto& layer) { return layer->may_hang_vcpus(); });
+}
+
+} // namespace casemate
