@@ -38,6 +38,13 @@ Result<std::span<std::byte>> LayeredProtection::replace(const GuestRange& range,
     return view;
 }
 
+size_t LayeredProtection::extra_memory_slots() const {
+    size_t slots = 0;
+    for (const auto& layer : m_layers)
+        slots += layer->extra_memory_slots();
+    return slots;
+}
+
 bool LayeredProtection::may_hang_vcpus() const {
     return std::ranges::any_of(m_layers, [](const auto& layer) { return layer->may_hang_vcpus(); });
 }

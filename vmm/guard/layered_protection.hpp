@@ -24,6 +24,7 @@ public:
     Result<std::span<std::byte>> replace(const GuestRange& range, const Fill& fill) override;
     std::string name() const override { return m_name; }
     bool may_hang_vcpus() const override;
+    size_t extra_memory_slots() const override;
 
 private:
     std::string m_name;
