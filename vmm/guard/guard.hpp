@@ -193,7 +193,8 @@ private:
     std::atomic<bool> m_text_locked = false;
 
     Auditor m_auditor;
-    // One call at a time but for ROOT_CHECK and SEAL, none while m_sealed changes; guards what follows up to the sites.
+    // One call at a time but for ROOT_CHECK and SEAL, none while m_sealed changes; guards what follows up to
+    // the sites.
     std::mutex m_call_mutex;
     std::unique_ptr<RootArena> m_arena;
     std::optional<bool> m_tables_enforced;

@@ -36,10 +36,9 @@ SlotsProtection::SlotsProtection(Parts parts, size_t limit)
     , m_next_number(m_parts.first_free_slot) {
     uint32_t number = 0;
     for (const GuestMemory::Region& region : m_parts.memory.regions())
-        m_slots.emplace(region.start.value,
-                        Slot{.number = number++,
-                             .range = GuestRange::of(region.start, region.memory.size()),
-                             .read_only = false});
+        m_slots.emplace(region.start.value, Slot{.number = number++,
+                                                 .range = GuestRange::of(region.start, region.memory.size()),
+                                                 .read_only = false});
 }
 
 std::vector<SlotsProtection::Slot> SlotsProtection::slots() const {
@@ -95,7 +94,8 @@ Result<SlotsProtection::Change> SlotsProtection::plan(std::span<const GuestRange
             behind->second.range.start().value == at)
             take_over(behind->second);
     }
-    if (const size_t needed = m_slots.size() - change.removed.size() + change.created.size(); needed > m_limit)
+    if (const size_t needed = m_slots.size() - change.removed.size() + change.created.size();
+        needed > m_limit)
         return fail(no_more_slots(needed, m_limit));
     return change;
 }

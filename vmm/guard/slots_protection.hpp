@@ -70,10 +70,10 @@ private:
     Result<void> remove(const Slot& slot) const;
 
     Parts m_parts;
-    size_t m_limit;                      // slots at the same time
-    std::map<uint64_t, Slot> m_slots;   // by where they start
-    std::set<uint32_t> m_free_numbers;  // of slots that went
-    uint32_t m_next_number;             // this and all above it are free
+    size_t m_limit;                    // slots at the same time
+    std::map<uint64_t, Slot> m_slots;  // by where they start
+    std::set<uint32_t> m_free_numbers; // of slots that went
+    uint32_t m_next_number;            // this and all above it are free
 };
 
 } // namespace casemate

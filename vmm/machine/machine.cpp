@@ -53,8 +53,8 @@ Result<EventLog> open_events(const std::string& path) {
 bool tables_tolerated(std::span<const ProtectionKind> kinds) {
     const auto system = System::open();
     return system && std::ranges::all_of(kinds, [&system](ProtectionKind kind) {
-        return probe_table_enforcement(*system, kind) == TableEnforcement::enforced;
-    });
+               return probe_table_enforcement(*system, kind) == TableEnforcement::enforced;
+           });
 }
 
 // Slots before it are RAM's.

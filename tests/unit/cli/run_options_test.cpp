@@ -53,7 +53,7 @@ TEST_CASE("locks have their options, and defaults that need none") {
     const Config by_default = plain->value_or(RunOptions{}).config;
     CHECK(by_default.locks == LockMode::allowed);
     CHECK(by_default.lock_deadline == std::chrono::seconds(60));
-    CHECK(by_default.protect == std::nullopt);
+    CHECK(by_default.protect.empty());
     CHECK(by_default.events_path.empty());
     CHECK(by_default.symbols_path.empty());
     CHECK(by_default.max_violations == 0);
@@ -66,7 +66,7 @@ TEST_CASE("locks have their options, and defaults that need none") {
     const Config config = run->value_or(RunOptions{}).config;
     CHECK(config.locks == LockMode::required);
     CHECK(config.lock_deadline == std::chrono::hours(1));
-    CHECK(config.protect == ProtectionKind::mapping);
+    CHECK(config.protect == std::vector{ProtectionKind::mapping});
     CHECK(config.events_path == "-");
     CHECK(config.symbols_path == "System.map");
     CHECK(config.max_violations == 7);
@@ -76,7 +76,7 @@ TEST_CASE("locks have their options, and defaults that need none") {
     REQUIRE(off);
     CHECK(off->value_or(RunOptions{}).config.locks == LockMode::off);
     CHECK(off->value_or(RunOptions{}).config.audit_interval == std::chrono::milliseconds(0));
-    CHECK(off->value_or(RunOptions{}).config.protect == std::nullopt);
+    CHECK(off->value_or(RunOptions{}).config.protect.empty());
 }
 
 TEST_CASE("sizes need a unit and must not overflow") {
@@ -87,6 +87,23 @@ TEST_CASE("sizes need a unit and must not overflow") {
         CAPTURE(bad);
         CHECK_FALSE(parse_size(bad));
     }
+}
+
+TEST_CASE("--protect takes one kind, or several as layers") {
+    const auto protect = [](const char* how) {
+        const auto options = parse({"--kernel", "k", "--protect", how});
+        REQUIRE(options);
+        REQUIRE(*options);
+        return (*options)->config.protect;
+    };
+    using enum ProtectionKind;
+    CHECK(protect("auto").empty());
+    CHECK(protect("slots") == std::vector{slots});
+    CHECK(protect("mapping,slots") == std::vector{mapping, slots});
+    CHECK(protect("attributes,slots,mapping") == std::vector{attributes, slots, mapping});
+    CHECK(refusal({"--kernel", "k", "--protect", "slots,slots"}).find("slots is there twice") !=
+          std::string::npos);
+    CHECK(refusal({"--kernel", "k", "--protect", "slots,wall"}).find("wall is unknown") != std::string::npos);
 }
 
 TEST_CASE("each bad option is one line that names it") {
@@ -120,6 +137,11 @@ TEST_CASE("each bad option is one line that names it") {
                                         Bad{"--protect", ""},
                                         Bad{"--protect", "seccomp"},
                                         Bad{"--protect", "mapping,"},
+                                        Bad{"--protect", ",mapping"},
+                                        Bad{"--protect", "mapping,,slots"},
+                                        Bad{"--protect", "mapping,slots,mapping"},
+                                        Bad{"--protect", "auto,slots"},
+                                        Bad{"--protect", "slots,auto"},
                                         Bad{"--events", ""},
                                         Bad{"--symbols", ""},
                                         Bad{"--max-violations", ""},

@@ -36,11 +36,11 @@ struct Fixture {
         state.registers.rdi = target;
         state.registers.rax = 0x1122334455667788;
         state.registers.rcx = 3;
-        // Code that means nothing, before and behind.
+    }
+    // The rest of the page means nothing.
+    void put(std::span<const uint8_t> code) {
         for (uint64_t at = 0x10000; at < 0x10100; at += 8)
             CHECK(memory.store({at}, ~uint64_t{0}));
-    }
-    void put(std::span<const uint8_t> code) {
         CHECK(memory.write({code_end - code.size()}, std::as_bytes(code)));
     }
     std::optional<StoreOrigin> find(std::initializer_list<uint8_t> code, uint64_t value, size_t bytes,
@@ -64,46 +64,51 @@ TEST_CASE_FIXTURE(Fixture, "a plain store is found, with its own RIP, text and b
 }
 
 TEST_CASE_FIXTURE(Fixture, "stores that leave what they use as it was are found") {
-    CHECK(find({0x89, 0x07}, 0x55667788, 4));                         // mov
-    CHECK(find({0xff, 0x88, 0x07}, 0x88, 1));                         // mov, one byte
-    CHECK(find({0xc7, 0x07, 1, 0, 0, 0}, 1, 4));                      // mov, immediate: 00 00 is ADD [rax]
-    CHECK(find({0x48, 0x0f, 0xc3, 0x07}, state.registers.rax, 8));    // movnti
-    CHECK(find({0x0f, 0x94, 0x07}, 0, 1));                            // sete
-    CHECK(find({0x48, 0x01, 0x07}, 42, 8));                           // add: a value that was not computed
-    CHECK(find({0xf0, 0x48, 0x0f, 0xba, 0x2f, 3}, 8, 8));             // lock bts
+    CHECK(find({0x89, 0x07}, 0x55667788, 4));                      // mov
+    CHECK(find({0xff, 0x88, 0x07}, 0x88, 1));                      // mov, one byte
+    CHECK(find({0xc7, 0x07, 1, 0, 0, 0}, 1, 4));                   // mov, immediate: 00 00 is ADD [rax]
+    CHECK(find({0x48, 0x0f, 0xc3, 0x07}, state.registers.rax, 8)); // movnti
+    CHECK(find({0x0f, 0x94, 0x07}, 0, 1));                         // sete
+    CHECK(find({0x48, 0x01, 0x07}, 42, 8));                        // add: a value that was not computed
+    CHECK(find({0x48, 0x0f, 0xba, 0x2f, 3}, 8, 8));                // bts
+    CHECK(find({0x66, 0x89, 0x07}, 0x7788, 2));                    // mov; without its prefix of 4 bytes
     state.registers.rip = code_end;
     CHECK(find({0x48, 0x89, 0x05, 0xc0, 0xff, 0, 0}, state.registers.rax, 8, code_end + 0xffc0)); // by RIP
 }
 
 TEST_CASE_FIXTURE(Fixture, "another address, length or value is another store's") {
     CHECK_FALSE(find({0x48, 0x89, 0x07}, state.registers.rax, 8, target + 8));
-    CHECK_FALSE(find({0x48, 0x89, 0x07}, state.registers.rax, 4));
+    CHECK_FALSE(find({0x48, 0x89, 0x07}, state.registers.rax, 2));
+    const auto shorter = find({0x48, 0x89, 0x07}, state.registers.rax, 4); // entered behind its first byte
+    REQUIRE(shorter);
+    CHECK(shorter->rip == code_end - 2);
     CHECK_FALSE(find({0x48, 0x89, 0x07}, state.registers.rax + 1, 8));
     CHECK_FALSE(find({0xff, 0xff, 0xff}, state.registers.rax, 8));
 }
 
 TEST_CASE_FIXTURE(Fixture, "instructions that change a register are never named") {
     state.registers.rsp = target;
-    CHECK_FALSE(find({0x50}, state.registers.rax, 8));                   // push rax
-    CHECK_FALSE(find({0xff, 0x37}, 1, 8));                               // push [rdi]
-    CHECK_FALSE(find({0x48, 0x89, 0x07}, state.registers.rax, 8));       // as CALL may have stored
+    CHECK_FALSE(find({0x50}, state.registers.rax, 8));                            // push rax
+    CHECK_FALSE(find({0xff, 0x37}, 1, 8));                                        // push [rdi]
+    CHECK_FALSE(find({0x48, 0x89, 0x07}, state.registers.rax, 8));                // as CALL may have stored
     CHECK_FALSE(find({0x48, 0x89, 0x47, 8}, state.registers.rax, 8, target + 8)); // as a far CALL may have
     state.registers.rsp = 0x30000;
     CHECK(find({0x48, 0x89, 0x07}, state.registers.rax, 8));
-    CHECK_FALSE(find({0x48, 0x87, 0x07}, 1, 8));                         // xchg
-    CHECK_FALSE(find({0x48, 0x0f, 0xc1, 0x07}, 1, 8));                   // xadd
-    CHECK_FALSE(find({0x48, 0x0f, 0xb1, 0x0f}, 1, 8));                   // cmpxchg
-    CHECK_FALSE(find({0x48, 0x11, 0x07}, 1, 8));                         // adc: its carry is gone
-    CHECK_FALSE(find({0x8f, 0x07}, 1, 8));                               // pop
+    CHECK_FALSE(find({0x48, 0x87, 0x07}, 1, 8));       // xchg
+    CHECK_FALSE(find({0x48, 0x0f, 0xc1, 0x07}, 1, 8)); // xadd
+    CHECK_FALSE(find({0x48, 0x0f, 0xb1, 0x0f}, 1, 8)); // cmpxchg
+    CHECK_FALSE(find({0x48, 0x11, 0x07}, 1, 8));       // adc: its carry is gone
+    CHECK_FALSE(find({0x8f, 0x07}, 1, 8));             // pop
     state.registers.rdi = target + 8;
-    CHECK_FALSE(find({0x48, 0xab}, state.registers.rax, 8));             // stosq
+    CHECK_FALSE(find({0x48, 0xab}, state.registers.rax, 8)); // stosq
     state.registers.rcx = 0;
-    CHECK_FALSE(find({0xf3, 0x48, 0xab}, state.registers.rax, 8));       // its last element
+    CHECK_FALSE(find({0xf3, 0x48, 0xab}, state.registers.rax, 8)); // its last element
 }
 
 TEST_CASE_FIXTURE(Fixture, "where a second instruction fits, none is named") {
     // A prefix that changes nothing: which of the two began here nobody knows.
     CHECK_FALSE(find({0x2e, 0x48, 0x89, 0x07}, state.registers.rax, 8));
+    CHECK_FALSE(find({0xf0, 0x48, 0x0f, 0xba, 0x2f, 3}, 8, 8)); // lock bts
     // One whose immediate ends as the other.
     state.registers.rax = 0x0789480000000000; // as what c7 stores, sign-extended, is not
     CHECK(find({0x48, 0xc7, 0x07, 0, 0x48, 0x89, 0x07}, 0x07894800, 8));
@@ -114,20 +119,21 @@ TEST_CASE_FIXTURE(Fixture, "where a second instruction fits, none is named") {
     state.registers.rax = 1;
     CHECK(find({0x48, 0x89, 0x47, 0xf8}, 1, 8, target - 8));
     CHECK(memory.write({code_end}, std::as_bytes(std::span(stos))));
-    CHECK_FALSE(find({0x48, 0x89, 0x47, 0xf8}, 1, 8, target - 8));
+    CHECK_FALSE(find(1, 8, target - 8));
 }
 
 TEST_CASE_FIXTURE(Fixture, "a string instruction that would have stored elsewhere is no obstacle") {
     state.registers.rbp = target + 0x56;
-    CHECK(find({0x48, 0x89, 0x45, 0xaa}, state.registers.rax, 8)); // aa: stosb
+    CHECK(find({0x48, 0x89, 0x45, 0xaa}, state.registers.rax, 8));                // aa: stosb
     CHECK(find({0x48, 0x89, 0x45, 0x50}, state.registers.rax, 8, target + 0xa6)); // 50: push rax
 }
 
 TEST_CASE_FIXTURE(Fixture, "parts of a longer store are not taken for a store") {
     CHECK_FALSE(find({0x0f, 0x11, 0x07}, 0, 8)); // movups
     CHECK_FALSE(find({0x0f, 0x11, 0x07}, 0, 8, target + 8));
+    // One across a page's end, and all that its second part may be taken for.
     state.registers.rdi = target - 4;
-    CHECK_FALSE(find({0x48, 0x89, 0x07}, state.registers.rax >> 32U, 4)); // across a page's end
+    CHECK_FALSE(find({0x48, 0x89, 0x07}, state.registers.rax >> 32U, 4));
     CHECK_FALSE(find({0x48, 0x89, 0x07}, state.registers.rax, 8, target - 4));
 }
 
@@ -160,7 +166,7 @@ void execute(const DecodedInstruction& decoded, CpuState& state) {
         registers.rsp = decoded.stores.front().address.value;
     if (decoded.effect == StoreEffect::string)
         registers.rdi += (registers.rflags & 1U << 10U) != 0 ? 0 - decoded.stores.front().bytes
-                                                            : decoded.stores.front().bytes;
+                                                             : decoded.stores.front().bytes;
     if (decoded.effect == StoreEffect::string && decoded.stores.size() == 2) {
         registers.rip -= decoded.length; // not done
         --registers.rcx;

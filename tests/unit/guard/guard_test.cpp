@@ -227,6 +227,144 @@ TEST_CASE("a store that KVM emulated is dropped on a lock and made elsewhere") {
     CHECK(f.cpu.injected == 0);
 }
 
+// 64-bit code at `code`, RAM below 4 MiB mapped as it is.
+struct LongModeFixture : Fixture {
+    explicit LongModeFixture(Guard::Options options = {})
+        : Fixture(options) {
+        CHECK(memory.store({0x1000}, uint64_t{0x2007}));
+        CHECK(memory.store({0x2000}, uint64_t{0x3007}));
+        CHECK(memory.store({0x3000}, uint64_t{0x87}));
+        kvm_sregs& system = cpu.system();
+        system.cr0 = 1U << 31U | 1U << 16U | 1U;
+        system.cr3 = 0x1000;
+        system.cr4 = 1U << 5U;
+        system.efer = 1U << 10U | 1U << 8U;
+        system.cs.l = 1;
+        system.cs.db = 0;
+        cpu.registers().rsp = 0x30000;
+    }
+    // A look at the vCPU after its thread has run for so long.
+    std::optional<GuardEnd> check_after(std::chrono::milliseconds run_time) {
+        cpu.ran += run_time;
+        return guard.check_progress(cpu);
+    }
+};
+constexpr std::chrono::milliseconds whole_interval{100};
+
+TEST_CASE("an emulated store whose instruction is certain is refused at the instruction") {
+    for (const uint64_t policy : {CASEMATE_POLICY_READ_ONLY, CASEMATE_POLICY_DIE_ON_WRITE}) {
+        LongModeFixture f;
+        const std::array bytes{std::byte{0x44}, std::byte{0x33}, std::byte{0x22}, std::byte{0x11}};
+        REQUIRE(f.lock(policy) == 0);
+        f.cpu.registers().rip = code.value + 2;
+        const auto end = f.guard.emulated_store(f.cpu, {page.value + 8}, bytes);
+        CHECK(f.cpu.registers().rip == code.value);
+        CHECK(f.guard.counts().violations == 1);
+        CHECK(*f.memory.fetch<uint32_t>({page.value + 8}) == 0);
+        if (policy == CASEMATE_POLICY_READ_ONLY) {
+            CHECK(!end);
+            CHECK(f.cpu.injected == 1);
+            continue;
+        }
+        CHECK(must_be(end).reason == GuardEnd::Reason::die_on_write);
+        CHECK(must_be(end).report.find("mov dword ptr [rax], ebx") != std::string::npos);
+        CHECK(f.cpu.injected == 0);
+    }
+}
+
+TEST_CASE("an emulated store is dropped where its instruction is not certain, or #GP cannot be given") {
+    LongModeFixture f;
+    const std::array bytes{std::byte{0x44}, std::byte{0x33}, std::byte{0x22}, std::byte{0x12}};
+    REQUIRE(f.lock() == 0);
+    f.cpu.registers().rip = code.value + 2;
+    CHECK(!f.guard.emulated_store(f.cpu, {page.value + 8}, bytes)); // another value
+    f.cpu.registers().rbx = 0x12223344;
+    f.cpu.delivering = true;
+    CHECK(!f.guard.emulated_store(f.cpu, {page.value + 8}, bytes));
+    CHECK(f.cpu.registers().rip == code.value + 2);
+    CHECK(f.cpu.injected == 0);
+    CHECK(f.guard.counts().violations == 2);
+}
+
+TEST_CASE("a vCPU that does not get past a store to a lock is helped out, or ends the machine") {
+    LongModeFixture f;
+    REQUIRE(f.lock() == 0);
+    CHECK(!f.check_after(whole_interval));
+    CHECK(f.cpu.injected == 0);
+    CHECK(!f.check_after(whole_interval));
+    CHECK(f.cpu.injected == 1);
+    CHECK(f.guard.counts().violations == 1);
+    REQUIRE(f.lock(CASEMATE_POLICY_DIE_ON_WRITE) == 0);
+    CHECK(must_be(f.check_after(whole_interval)).reason == GuardEnd::Reason::die_on_write);
+}
+
+TEST_CASE("a vCPU that goes on, waits or spins is left alone") {
+    LongModeFixture f;
+    REQUIRE(f.lock(CASEMATE_POLICY_DIE_ON_WRITE) == 0);
+    for (unsigned i = 0; i < 5; ++i) { // a REP string instruction, or another place
+        ++f.cpu.registers().rcx;
+        CHECK(!f.check_after(whole_interval));
+    }
+    for (unsigned i = 0; i < 5; ++i) // its thread has not run; it may not have tried yet
+        CHECK(!f.check_after(std::chrono::milliseconds(1)));
+    f.cpu.delivering = true;
+    CHECK(!f.check_after(whole_interval));
+    f.cpu.delivering = false;
+    f.cpu.registers().rax = page.value + page_bytes; // a store, to no lock
+    for (unsigned i = 0; i < 3; ++i)
+        CHECK(!f.check_after(whole_interval));
+    f.cpu.registers().rax = page.value;
+    f.put({0xeb, 0xfe}); // jmp .
+    for (unsigned i = 0; i < 3; ++i)
+        CHECK(!f.check_after(whole_interval));
+    CHECK(f.guard.counts().violations == 0);
+    CHECK(f.cpu.injected == 0);
+}
+
+TEST_CASE("a store that the guest's own tables refuse is the guest's to handle, again and again") {
+    for (const uint64_t flags : {uint64_t{0x85}, uint64_t{0x83}}) { // read-only; supervisor's
+        LongModeFixture f;
+        REQUIRE(f.lock(CASEMATE_POLICY_DIE_ON_WRITE) == 0);
+        REQUIRE(f.memory.store({0x3000}, flags));
+        f.cpu.system().ss.dpl = 3;
+        for (unsigned i = 0; i < 3; ++i)
+            CHECK(!f.check_after(whole_interval));
+        f.cpu.system().ss.dpl = 0;
+        f.cpu.system().cr0 &= ~(uint64_t{1} << 16U);
+        CHECK(must_be(f.check_after(whole_interval)).reason == GuardEnd::Reason::die_on_write);
+    }
+}
+
+TEST_CASE("it is told once that pages are protected") {
+    const Log log(-1);
+    EventLog events;
+    GuestMemory memory = *GuestMemory::create(64_MiB);
+    FakeProtection protection(memory);
+    unsigned told = 0;
+    Guard guard({.memory = memory,
+                 .protection = protection,
+                 .log = log,
+                 .events = events,
+                 .symbols = nullptr,
+                 .tables_tolerated = [] { return false; },
+                 .end = [](const GuardEnd&) {},
+                 .pages_protected = [&told] { ++told; }},
+                {});
+    const FakeCpu cpu;
+    const auto lock = [&](uint64_t kind, uint64_t address) {
+        return guard
+            .hypercall(cpu, {.address = address,
+                             .pages = 1,
+                             .attributes = casemate_attributes(CASEMATE_CALL_LOCK, 0, kind)})
+            .result;
+    };
+    CHECK(lock(CASEMATE_KIND_PAGE_TABLE, 0x30000) == 0); // verified only
+    CHECK(told == 0);
+    CHECK(lock(CASEMATE_KIND_TEXT, 0x20000) == 0);
+    CHECK(lock(CASEMATE_KIND_TEXT, 0x40000) == 0);
+    CHECK(told == 1);
+}
+
 TEST_CASE("a device that aims at a lock is refused and recorded, and may end the machine") {
     Fixture f;
     REQUIRE(f.lock() == 0);

@@ -65,7 +65,8 @@ TEST_CASE("every layer protects, and the last gives the view of replaced pages")
     CHECK(f.layers.protect(f.ranges));
     CHECK(f.journal == "first protects 2; last protects 2; ");
     f.journal.clear();
-    const auto view = f.layers.replace(f.ranges[0], [](std::span<std::byte> bytes) { bytes[3] = std::byte{7}; });
+    const auto view =
+        f.layers.replace(f.ranges[0], [](std::span<std::byte> bytes) { bytes[3] = std::byte{7}; });
     REQUIRE(view);
     CHECK((*view)[3] == std::byte{7});
     CHECK(f.journal == "first protects 1; last replaces; ");
