@@ -87,16 +87,10 @@ Guard::Answer Guard::hypercall(const GuestCpu& cpu, const HypercallRegisters& re
         *call);
 }
 
-bool Guard::tables_enforced() {
-    if (!m_tables_enforced)
-        m_tables_enforced = m_parts.tables_tolerated();
-    return *m_tables_enforced;
-}
-
 uint64_t Guard::features() {
     uint64_t features = CASEMATE_FEATURE_LOCKS | CASEMATE_FEATURE_ROOT_CHECK;
-    features |= tables_enforced() ? CASEMATE_FEATURE_TABLES_ENFORCED | CASEMATE_FEATURE_ROOT_ARENA
-                                  : CASEMATE_FEATURE_TABLES_VERIFIED;
+    features |= m_parts.tables_tolerated ? CASEMATE_FEATURE_TABLES_ENFORCED | CASEMATE_FEATURE_ROOT_ARENA
+                                         : CASEMATE_FEATURE_TABLES_VERIFIED;
     if (m_sealed)
         features |= CASEMATE_FEATURE_SEALED;
     return features;
@@ -107,7 +101,7 @@ uint64_t Guard::lock(const GuestCpu& cpu, const Lock& lock) {
         return refusal(CASEMATE_EPERM);
     if (!m_parts.memory.is_ram(lock.range))
         return refusal(CASEMATE_EFAULT);
-    const bool verified = lock.kind == LockKind::page_table && !tables_enforced();
+    const bool verified = lock.kind == LockKind::page_table && !m_parts.tables_tolerated;
     // It would stay as it is, which is less than such a lock promises.
     if (!verified && m_golden.overlaps(lock.range))
         return refusal(CASEMATE_EPERM);

@@ -59,8 +59,7 @@ public:
         const Log& log;
         EventLog& events;
         const Symbols* symbols; // null: addresses have no names
-        // Whether the host's page-table walker tolerates locked tables; asked once, on a vCPU's thread.
-        std::function<bool()> tables_tolerated;
+        bool tables_tolerated;  // the host's page-table walker can do with locked tables
         // Whether KVM keeps shadows of the guest's page tables; asked once, on a vCPU's thread.
         std::function<bool()> shadows_tables = [] { return false; };
         // See RootArena; on a vCPU's thread.
@@ -155,7 +154,6 @@ public:
     void refused(const GuestRange& range) const override;
 
 private:
-    bool tables_enforced();
     uint64_t features();
     uint64_t lock(const GuestCpu& cpu, const Lock& lock);
     void write_lock_event(const GuestCpu& cpu, const Lock& lock);
@@ -197,7 +195,6 @@ private:
     // the sites.
     std::mutex m_call_mutex;
     std::unique_ptr<RootArena> m_arena;
-    std::optional<bool> m_tables_enforced;
     bool m_pages_protected = false;
     uint64_t m_lock_changes = 0; // calls that locked or raised something
     LogSite m_protect_site;

@@ -132,7 +132,7 @@ std::optional<uint32_t> Guard::refuse_arena(const RootArenaCall& call) {
         return CASEMATE_EFAULT;
     if (!m_table.may_write(call.pages) || call.pages.overlaps(reference))
         return CASEMATE_EPERM;
-    if (!tables_enforced())
+    if (!m_parts.tables_tolerated)
         return CASEMATE_EOPNOTSUPP;
     for (uint64_t page = reference.start().value; page < reference.end(); page += page_bytes) {
         const auto lock = m_table.find(GuestRange::of({page}, page_bytes));

@@ -7,6 +7,7 @@
 #include "guard/slots_protection.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <string>
 #include <utility>
 #include <vector>
@@ -51,9 +52,17 @@ Result<std::unique_ptr<Protection>> make_protection(std::span<const ProtectionKi
                                                     const ProtectionParts& parts) {
     if (kinds.size() == 1)
         return make_protection(kinds.front(), parts);
+    const auto has = [kinds](ProtectionKind kind) { return std::ranges::find(kinds, kind) != kinds.end(); };
+    if (has(ProtectionKind::attributes) && has(ProtectionKind::slots))
+        return fail(Error("attributes and slots cannot be layers of one protection: KVM leaves a memory slot "
+                          "as it is once pages in it are denied for good")
+                        .hint("use --protect attributes,mapping or mapping,slots"));
     // The host mapping comes last: it alone binds the monitor, and what it replaces is not there before.
-    std::vector<ProtectionKind> order(kinds.begin(), kinds.end());
-    std::ranges::stable_partition(order, [](ProtectionKind kind) { return kind != ProtectionKind::mapping; });
+    std::vector<ProtectionKind> order;
+    std::ranges::copy_if(kinds, std::back_inserter(order),
+                         [](ProtectionKind kind) { return kind != ProtectionKind::mapping; });
+    if (has(ProtectionKind::mapping))
+        order.push_back(ProtectionKind::mapping);
     std::vector<std::unique_ptr<Protection>> layers;
     for (const ProtectionKind kind : order)
         layers.push_back(TRY(make_protection(kind, parts)));

@@ -49,14 +49,6 @@ Result<EventLog> open_events(const std::string& path) {
     return EventLog::open(path.c_str());
 }
 
-// A throwaway VM tells, on whichever thread asks.
-bool tables_tolerated(std::span<const ProtectionKind> kinds) {
-    const auto system = System::open();
-    return system && std::ranges::all_of(kinds, [&system](ProtectionKind kind) {
-               return probe_table_enforcement(*system, kind) == TableEnforcement::enforced;
-           });
-}
-
 // Slots before it are RAM's.
 constexpr uint32_t shadow_drop_slot = layout::ram_ranges(0).size();
 
@@ -95,8 +87,8 @@ Result<std::unique_ptr<Machine>> Machine::create(const Config& config, const Log
         config, log, loop, {std::move(memory), std::move(vm), std::move(events), std::move(symbols)}));
     machine->m_ended = TRY(create_event());
     TRY(machine->set_up_vm());
-    TRY(machine->offer_locks());
-    TRY(machine->create_guard(system));
+    const ProtectionChoice choice = TRY(machine->offer_locks(system));
+    TRY(machine->create_guard(choice));
     TRY(machine->add_platform_devices(console));
     TRY(machine->add_virtio_devices());
     TRY(machine->create_vcpus(system));
@@ -114,19 +106,47 @@ Result<void> Machine::set_up_vm() {
     return {};
 }
 
-Result<void> Machine::offer_locks() {
+// Throwaway VMs tell.
+Result<Machine::ProtectionChoice> Machine::choose_protection(const System& system) const {
+    if (!m_config.protect.empty()) {
+        const ProtectionReport report = probe_protection(system, m_config.protect);
+        if (report.store == StoreReport::none)
+            return fail(
+                Error("a guest's store to memory with the protection asked for is not stopped here: " +
+                      report.store_note)
+                    .hint("leave out --protect; casemate check tells more"));
+        return ProtectionChoice{m_config.protect, table_enforcement(report)};
+    }
+    for (const ProtectionKind kind : protection_kinds) {
+        const ProtectionReport report = probe_protection(system, {&kind, 1});
+        if (stops_stores(report))
+            return ProtectionChoice{{kind}, table_enforcement(report)};
+    }
+    return fail(
+        Error("nothing on this host keeps a guest from storing to locked memory, so it cannot lock any")
+            .hint("casemate check tells more"));
+}
+
+Result<Machine::ProtectionChoice> Machine::offer_locks(const System& system) {
+    // Where nothing is locked it does not matter.
+    const ProtectionChoice none{.kinds = {ProtectionKind::mapping}};
     if (m_config.locks == LockMode::off)
-        return {};
+        return none;
     // KVM API, KVM_CAP_EXIT_HYPERCALL: the value is the mask of hypercalls that may exit.
     constexpr uint64_t map_gpa_range = uint64_t{1} << CASEMATE_HYPERCALL;
-    if ((static_cast<uint64_t>(m_vm.check_extension(KVM_CAP_EXIT_HYPERCALL)) & map_gpa_range) == 0) {
-        const char* const why =
-            "this KVM hands no hypercall to user space, so the guest cannot lock anything";
+    const auto do_without = [&](Error why) -> Result<ProtectionChoice> {
         if (m_config.locks == LockMode::required)
-            return fail(Error(why).hint("use Linux 5.14 or later, or --locks allowed"));
-        m_log.host(why);
-        return {};
-    }
+            return fail(std::move(why));
+        m_log.host(why.message());
+        return none;
+    };
+    if ((static_cast<uint64_t>(m_vm.check_extension(KVM_CAP_EXIT_HYPERCALL)) & map_gpa_range) == 0)
+        return do_without(
+            Error("this KVM hands no hypercall to user space, so the guest cannot lock anything")
+                .hint("use Linux 5.14 or later, or --locks off"));
+    auto choice = choose_protection(system);
+    if (!choice)
+        return m_config.protect.empty() ? do_without(choice.error()) : choice;
     TRY(m_vm.enable_capability(KVM_CAP_EXIT_HYPERCALL, map_gpa_range));
     // Else KVM overwrites the other vendor's hypercall instruction, in text that may be locked.
     if ((m_vm.check_extension(KVM_CAP_DISABLE_QUIRKS2) & KVM_X86_QUIRK_FIX_HYPERCALL_INSN) != 0)
@@ -140,16 +160,12 @@ Result<void> Machine::offer_locks() {
     m_locks_offered = true;
     if (m_config.locks == LockMode::required)
         m_lock_deadline = TRY(Timer::create(m_loop, [this] { check_lock_deadline(); }));
-    return {};
+    return choice;
 }
 
-Result<void> Machine::create_guard(const System& system) {
-    // Where nothing is locked it does not matter.
-    std::vector<ProtectionKind> kinds = m_config.protect;
-    if (kinds.empty())
-        kinds.push_back(m_locks_offered ? probe_best_protection(system) : ProtectionKind::mapping);
+Result<void> Machine::create_guard(const ProtectionChoice& choice) {
     m_protection = TRY(make_protection(
-        kinds,
+        choice.kinds,
         {.vm = m_vm,
          .memory = m_memory,
          .first_free_slot = shadow_drop_slot + 1,
@@ -165,7 +181,7 @@ Result<void> Machine::create_guard(const System& system) {
             .log = m_log,
             .events = m_events,
             .symbols = m_symbols ? &*m_symbols : nullptr,
-            .tables_tolerated = [kinds] { return tables_tolerated(kinds); },
+            .tables_tolerated = choice.tables == TableEnforcement::enforced,
             .shadows_tables = [] { return may_shadow_page_tables(); },
             .drop_shadow_pages =
                 [this] { return m_vm.drop_shadow_pages(shadow_drop_slot, layout::shadow_drop_page.start); },

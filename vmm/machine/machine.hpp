@@ -27,6 +27,7 @@
 #include "machine/vcpu_pause.hpp"
 #include "memory/guest_memory.hpp"
 #include "memory/layout.hpp"
+#include "probe/host_report.hpp"
 
 #include <atomic>
 #include <memory>
@@ -73,9 +74,14 @@ private:
     Machine(const Config& config, const Log& log, EventLoop& loop, Parts parts);
 
     Result<void> set_up_vm();
+    struct ProtectionChoice {
+        std::vector<ProtectionKind> kinds; // layers
+        TableEnforcement tables = TableEnforcement::verified;
+    };
+    Result<ProtectionChoice> choose_protection(const System& system) const;
     // Opens the hypercall interface to the guest, as far as the host and Config::locks allow.
-    Result<void> offer_locks();
-    Result<void> create_guard(const System& system);
+    Result<ProtectionChoice> offer_locks(const System& system);
+    Result<void> create_guard(const ProtectionChoice& choice);
     void check_lock_deadline();
     Result<void> intercept_msr_writes();
     void audit();

@@ -57,29 +57,30 @@ Result<void> set_long_mode(const Vcpu& vcpu) {
 
 } // namespace
 
-Result<std::shared_ptr<ProbeGuest>> ProbeGuest::create(const System& system, ProtectionKind kind) {
+Result<std::shared_ptr<ProbeGuest>> ProbeGuest::create(const System& system,
+                                                       std::span<const ProtectionKind> kinds) {
     GuestMemory memory = TRY(GuestMemory::create(probe_layout::memory_bytes));
     Vm vm = TRY(system.create_vm());
     std::shared_ptr<ProbeGuest> guest(new ProbeGuest(std::move(memory), std::move(vm)));
-    TRY(guest->set_up(system, kind));
+    TRY(guest->set_up(system, kinds));
     return guest;
 }
 
-Result<void> ProbeGuest::set_up(const System& system, ProtectionKind kind) {
+Result<void> ProbeGuest::set_up(const System& system, std::span<const ProtectionKind> kinds) {
     build_probe_tables(memory());
     std::ranges::copy(probe_code(), memory().data() + probe_layout::code.value);
 
     TRY(m_vm.set_reserved_pages(layout::task_state_pages.start, layout::identity_map_page.start));
     TRY(m_vm.set_memory_slot(ram_slot, GuestPhysical{0}, probe_layout::memory_bytes, memory().data()));
     m_protection = TRY(
-        make_protection(kind, {.vm = m_vm,
-                               .memory = m_memory,
-                               .sealing = GuestMemory::Sealing::never,
-                               .first_free_slot = ram_slot + 1,
-                               // The caller runs the only vCPU.
-                               .with_vcpus_stopped = [](const std::function<void()>& change) { change(); },
-                               // The store or the walk shows it.
-                               .broken = [](const Error&) {}}));
+        make_protection(kinds, {.vm = m_vm,
+                                .memory = m_memory,
+                                .sealing = GuestMemory::Sealing::never,
+                                .first_free_slot = ram_slot + 1,
+                                // The caller runs the only vCPU.
+                                .with_vcpus_stopped = [](const std::function<void()>& change) { change(); },
+                                // The store or the walk shows it.
+                                .broken = [](const Error&) {}}));
     m_vcpu = TRY(m_vm.create_vcpu(0));
     // KVM judges EFER and CR4 by what the vCPU's CPUID offers.
     const std::vector<kvm_cpuid_entry2> cpuid = TRY(system.supported_cpuid());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // ProbeGuest: a throwaway VM of eight pages whose one vCPU runs one of the firmware's probes in long mode,
-// with one kind of protection for them.
+// with a protection for them.
 #pragma once
 
 #include "base/error.hpp"
@@ -10,10 +10,12 @@
 #include "kvm/vm.hpp"
 #include "probe/tables.hpp"
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 
 namespace casemate {
@@ -34,7 +36,7 @@ class ProbeGuest {
 public:
     // Fails where there is no such protection.
     static Result<std::shared_ptr<ProbeGuest>> create(const System& system,
-                                                      ProtectionKind kind = ProtectionKind::mapping);
+                                                      std::span<const ProtectionKind> kinds = any_protection);
 
     // The VM, for capabilities that must be enabled before it runs.
     const Vm& vm() const { return m_vm; }
@@ -59,7 +61,8 @@ private:
     ProbeGuest(GuestMemory memory, Vm vm)
         : m_memory(std::move(memory))
         , m_vm(std::move(vm)) {}
-    Result<void> set_up(const System& system, ProtectionKind kind);
+    static constexpr std::array any_protection{ProtectionKind::mapping};
+    Result<void> set_up(const System& system, std::span<const ProtectionKind> kinds);
 
     // Order matters: the vCPU and the VM go before the memory that their slots point to.
     GuestMemory m_memory;

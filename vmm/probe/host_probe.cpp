@@ -174,34 +174,25 @@ Result<StoreOutcome> store_to(const std::shared_ptr<ProbeGuest>& guest, GuestPhy
                     static_cast<int64_t>(rip - ProbeGuest::address_of(casemate_probe_store)))};
 }
 
-Result<void> probe_store(const System& system, ProtectionKind kind, ProtectionReport& report) {
-    const auto guest = ProbeGuest::create(system, kind);
-    if (!guest) {
-        report.store = StoreReport::missing;
-        report.store_note = guest.error().message();
-        return {};
-    }
-    TRY((*guest)->protect(GuestRange::of(probe_layout::target, page_bytes)));
-    const StoreOutcome outcome = TRY(store_to(*guest, probe_layout::target));
+Result<void> probe_store(const std::shared_ptr<ProbeGuest>& guest, ProtectionReport& report) {
+    TRY(guest->protect(GuestRange::of(probe_layout::target, page_bytes)));
+    const StoreOutcome outcome = TRY(store_to(guest, probe_layout::target));
     report.store = outcome.report;
     report.store_note = outcome.note;
     return {};
 }
 
-Result<void> probe_walk(const System& system, ProtectionKind kind, ProtectionReport& report) {
-    const std::shared_ptr<ProbeGuest> guest = TRY(ProbeGuest::create(system, kind));
-    std::memcpy(guest->memory().data() + probe_layout::target.value, &stored_value, sizeof(stored_value));
+Result<void> probe_walk(const std::shared_ptr<ProbeGuest>& guest, ProtectionReport& report) {
     TRY(guest->protect(GuestRange::of(probe_layout::tables, probe_layout::tables_bytes)));
+    uint64_t expected = 0;
+    std::memcpy(&expected, guest->memory().data() + probe_layout::target.value, sizeof(expected));
     kvm_regs registers{};
     registers.rdi = probe_layout::target.value;
+    registers.rbx = ~expected;
     TRY(guest->enter(casemate_probe_walk, registers));
     const ProbeStop stop = TRY(run_probe(guest, probe_limit));
     report.walk.tested = true;
-    if (stop.timed_out) {
-        report.walk_note = stop.describe();
-        return {};
-    }
-    report.walk.tolerated = stop.al == 1 && stop.registers.rbx == stored_value;
+    report.walk.tolerated = !stop.timed_out && stop.al == 1 && stop.registers.rbx == expected;
     if (!report.walk.tolerated) {
         report.walk_note = stop.describe();
         return {};
@@ -214,13 +205,22 @@ Result<void> probe_walk(const System& system, ProtectionKind kind, ProtectionRep
     return {};
 }
 
-Result<void> probe_protections(const System& system, HostReport& report) {
-    for (const ProtectionKind kind : protection_kinds) {
-        ProtectionReport& one = protection_report(report, kind);
-        TRY(probe_store(system, kind, one));
-        if (stops_stores(one))
-            TRY(probe_walk(system, kind, one));
+// What fails leaves its answer's default: untested, not tolerated.
+Result<void> probe_protection(const System& system, std::span<const ProtectionKind> kinds,
+                              ProtectionReport& report) {
+    const auto guest = ProbeGuest::create(system, kinds);
+    if (!guest) {
+        report.store = StoreReport::missing;
+        report.store_note = guest.error().message();
+        return {};
     }
+    TRY(probe_store(*guest, report));
+    return stops_stores(report) ? probe_walk(*guest, report) : Result<void>();
+}
+
+Result<void> probe_protections(const System& system, HostReport& report) {
+    for (const ProtectionKind kind : protection_kinds)
+        TRY(probe_protection(system, {&kind, 1}, protection_report(report, kind)));
     return {};
 }
 
@@ -337,20 +337,10 @@ std::optional<int> io_uring_policy() {
 
 } // namespace
 
-TableEnforcement probe_table_enforcement(const System& system, ProtectionKind kind) {
+ProtectionReport probe_protection(const System& system, std::span<const ProtectionKind> kinds) {
     ProtectionReport report;
-    // A probe that fails leaves "not tolerated".
-    std::ignore = probe_walk(system, kind, report);
-    return table_enforcement(report);
-}
-
-ProtectionKind probe_best_protection(const System& system) {
-    for (const ProtectionKind kind : protection_kinds) {
-        ProtectionReport report;
-        if (probe_store(system, kind, report) && stops_stores(report))
-            return kind;
-    }
-    return ProtectionKind::mapping;
+    std::ignore = probe_protection(system, kinds, report);
+    return report;
 }
 
 HostReport probe_host() {

@@ -5,18 +5,16 @@
 #include "kvm/system.hpp"
 #include "probe/host_report.hpp"
 
+#include <span>
+
 namespace casemate {
 
 // Runs every probe, each for a bounded time: under 5 seconds in all, on most hosts a few milliseconds.
 HostReport probe_host();
 
-// Whether locked page tables are enforced here by this kind of protection: runs the one probe that tells, a
-// few milliseconds, at most a second. `system` is an open KVM. Any thread.
-TableEnforcement probe_table_enforcement(const System& system, ProtectionKind kind);
-
-// The best protection that this host has: runs one probe for each kind that is better, and its own; a few
-// milliseconds each, at most a second. Where no store is stopped, the mapping.
-ProtectionKind probe_best_protection(const System& system);
+// What these kinds of protection, as layers, do here: a guest's store, and its walk of protected page tables,
+// in one throwaway VM. A few milliseconds, at most three seconds. `system` is an open KVM. Any thread.
+ProtectionReport probe_protection(const System& system, std::span<const ProtectionKind> kinds);
 
 // Whether guests run here at a useful speed. Where the CPU has VMX or SVM this costs a CPUID instruction;
 // elsewhere a probe guest is timed, for up to a second. `system` is an open KVM.

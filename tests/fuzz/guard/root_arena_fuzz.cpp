@@ -71,7 +71,7 @@ public:
                    .log = m_log,
                    .events = m_events,
                    .symbols = nullptr,
-                   .tables_tolerated = [shape] { return (shape & 8) == 0; },
+                   .tables_tolerated = (shape & 8) == 0,
                    .shadows_tables = [this] { return m_shadows; },
                    .drop_shadow_pages =
                        [this] {

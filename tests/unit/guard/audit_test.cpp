@@ -93,7 +93,7 @@ struct Fixture {
                  .log = log,
                  .events = events,
                  .symbols = nullptr,
-                 .tables_tolerated = [] { return false; },
+                 .tables_tolerated = false,
                  .end = [this](GuardEnd end) { ended = std::move(end); },
                  .intercept_msr_writes =
                      [this] {

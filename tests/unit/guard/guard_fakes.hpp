@@ -95,7 +95,7 @@ struct RootFixture : SyntheticTables {
                  .log = log,
                  .events = events,
                  .symbols = nullptr,
-                 .tables_tolerated = [enforced] { return enforced; },
+                 .tables_tolerated = enforced,
                  .shadows_tables = [this] { return shadows; },
                  .drop_shadow_pages = [this]() -> Result<void> {
                      ++drops;

@@ -25,7 +25,7 @@ struct Fixture {
                  .log = log,
                  .events = events,
                  .symbols = nullptr,
-                 .tables_tolerated = [tables] { return tables; },
+                 .tables_tolerated = tables,
                  .end = [this](GuardEnd end) { ended = std::move(end); }},
                 options) {
         memory.set_write_gate(&guard);
@@ -346,7 +346,7 @@ TEST_CASE("it is told once that pages are protected") {
                  .log = log,
                  .events = events,
                  .symbols = nullptr,
-                 .tables_tolerated = [] { return false; },
+                 .tables_tolerated = false,
                  .end = [](const GuardEnd&) {},
                  .pages_protected = [&told] { ++told; }},
                 {});
