@@ -3,6 +3,7 @@
 
 #include "base/stopwatch.hpp"
 #include "guard/emulated_store.hpp"
+#include "guard/event_frame.hpp"
 #include "guard/page_walk.hpp"
 #include "guard/report.hpp"
 
@@ -31,6 +32,13 @@ GuardEnd host_failure(const Error& error) {
 
 // Of a vCPU's thread, between two checks of its progress: more than the checks themselves take.
 constexpr std::chrono::milliseconds least_stuck_time{20};
+
+// An event that has been on its way for so many checks of a vCPU that stays where it is cannot be delivered:
+// soon where a stack is locked, and for sure after some seconds.
+constexpr unsigned deliveries_to_locked_stack = 5;
+constexpr unsigned deliveries_at_most = 50;
+
+constexpr const char* frame_refused = "the frame of an exception or interrupt cannot be pushed";
 
 void take_hit(Violation& violation, const StoreHit& hit) {
     violation.lock = hit.lock;
@@ -299,7 +307,7 @@ std::optional<GuardEnd> Guard::store_fault(const GuestCpu& cpu, Unexplained unex
             return give_up(std::move(violation), "the CPU's walk of the guest's page tables writes to it");
     }
     if (*delivering)
-        return give_up(std::move(violation), "the frame of an exception or interrupt cannot be pushed");
+        return give_up(std::move(violation), frame_refused);
 
     auto found = attribute_store(m_parts.memory, *state, decoder_of(cpu),
                                  [this](const GuestRange& range) { return m_table.find(range); });
@@ -371,6 +379,14 @@ std::optional<GuardEnd> Guard::emulated_store(const GuestCpu& cpu, GuestPhysical
         violation.linear = origin->linear;
         violation.instruction = std::move(origin->instruction);
         violation.code = std::move(origin->code);
+        // KVM forgets an exception whose frame it cannot push, and emulates the instruction once more.
+        PerCpu& own = m_cpus[cpu.index()];
+        const bool again = own.refused_rip == origin->rip && own.refused_rcx == state->registers.rcx;
+        own.refused_rip = origin->rip;
+        own.refused_rcx = state->registers.rcx;
+        own.refusals = again ? own.refusals + 1 : 0;
+        if (own.refusals > max_retries && locked_frame(*state))
+            return give_up(std::move(violation), frame_refused);
         return refuse(cpu, violation);
     }
     if (auto end = judge(violation))
@@ -385,6 +401,14 @@ Decoder& Guard::decoder_of(const GuestCpu& cpu) {
     return *decoder;
 }
 
+std::optional<std::pair<Lock, GuestPhysical>> Guard::locked_frame(const CpuState& state) const {
+    for (const GuestLinear& word : event_frame_words(m_parts.memory, state))
+        if (const auto translation = translate(m_parts.memory, state.system, word))
+            if (const auto lock = m_table.find(GuestRange::of(translation->address, 1)))
+                return std::pair(*lock, translation->address);
+    return std::nullopt;
+}
+
 std::optional<GuardEnd> Guard::check_progress(const GuestCpu& cpu) {
     const auto state = cpu.state();
     if (!state)
@@ -394,16 +418,28 @@ std::optional<GuardEnd> Guard::check_progress(const GuestCpu& cpu) {
     const auto run_time = cpu.run_time();
     const bool same = last && last->rip == registers.rip && last->rcx == registers.rcx;
     const bool stuck = same && run_time - last->run_time >= least_stuck_time;
-    if (!same || stuck)
-        last = {.rip = registers.rip, .rcx = registers.rcx, .run_time = run_time};
-    if (!stuck)
-        return std::nullopt;
-    // #GP cannot go beside it; a vCPU that is stuck still is at the next call.
     const auto delivering = cpu.is_delivering_event();
     if (!delivering)
         return host_failure(delivering.error());
-    if (*delivering)
+    if (!same || stuck)
+        last = {.rip = registers.rip,
+                .rcx = registers.rcx,
+                .run_time = run_time,
+                .deliveries = stuck && *delivering ? last->deliveries + 1 : 0};
+    if (!stuck)
         return std::nullopt;
+    // #GP cannot go beside it; a vCPU that is stuck still is at the next call.
+    if (*delivering) {
+        if (last->deliveries < deliveries_to_locked_stack)
+            return std::nullopt;
+        const auto frame = locked_frame(*state);
+        if (!frame && last->deliveries < deliveries_at_most)
+            return std::nullopt;
+        Violation violation{.vcpu = cpu.index(), .state = *state};
+        if (frame)
+            std::tie(violation.lock, violation.address) = *frame;
+        return give_up(std::move(violation), frame_refused);
+    }
     auto found = attribute_store(m_parts.memory, *state, decoder_of(cpu),
                                  [this](const GuestRange& range) { return m_table.find(range); });
     // Where the guest's own tables refuse the store it is the guest's fault handler that comes back to it.

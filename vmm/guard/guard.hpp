@@ -28,6 +28,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 
 namespace casemate {
 
@@ -170,6 +171,8 @@ private:
     void note_text(const GuestCpu& cpu);
     void note_protected();
     Decoder& decoder_of(const GuestCpu& cpu);
+    // The lock that the frame of an event on its way may have to be pushed to, and where.
+    std::optional<std::pair<Lock, GuestPhysical>> locked_frame(const CpuState& state) const;
     // Judges a store of the instruction at RIP, which the guest gets #GP(0) for unless that ends the machine.
     std::optional<GuardEnd> refuse(const GuestCpu& cpu, const Violation& violation);
     // Counts and records a refused store, and says whether it ends the machine.
@@ -217,8 +220,13 @@ private:
             uint64_t rip = 0;
             uint64_t rcx = 0;
             std::chrono::nanoseconds run_time{};
+            unsigned deliveries = 0; // checks in a row that found an event on its way
         };
         std::optional<Place> last_place;
+        // Emulated stores refused in a row at one place.
+        uint64_t refused_rip = 0;
+        uint64_t refused_rcx = 0;
+        unsigned refusals = 0;
     };
     std::array<PerCpu, layout::max_cpus> m_cpus{};
 

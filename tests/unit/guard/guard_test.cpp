@@ -286,6 +286,62 @@ TEST_CASE("an emulated store is dropped where its instruction is not certain, or
     CHECK(f.guard.counts().violations == 2);
 }
 
+TEST_CASE("an event whose frame has to go to a locked stack ends the machine, soon or after a while") {
+    for (const bool knows_stack : {true, false}) {
+        LongModeFixture f;
+        REQUIRE(f.lock() == 0);
+        f.cpu.delivering = true;
+        f.cpu.registers().rip = code.value + 0x100;
+        f.cpu.system().tr.base = 0x40000;
+        f.cpu.registers().rsp = 0x30000;
+        if (knows_stack) // IST3
+            REQUIRE(f.memory.store({0x40000 + 52}, page.value + page_bytes));
+        unsigned checks = 0;
+        std::optional<GuardEnd> end;
+        for (; !end && checks < 100; ++checks)
+            end = f.check_after(whole_interval);
+        CHECK(must_be(end).reason == GuardEnd::Reason::unattributable);
+        CHECK(checks == (knows_stack ? 6 : 51));
+        CHECK(f.cpu.injected == 0);
+    }
+}
+
+TEST_CASE("a vCPU that moves on while events come, or is between two, is left alone") {
+    LongModeFixture f;
+    REQUIRE(f.lock() == 0);
+    REQUIRE(f.memory.store({0x40000 + 52}, page.value + page_bytes));
+    f.cpu.system().tr.base = 0x40000;
+    f.cpu.registers().rip = code.value + 0x100;
+    for (unsigned checks = 0; checks < 200; ++checks) {
+        f.cpu.delivering = checks % 5 != 0;
+        CHECK(!f.check_after(whole_interval));
+    }
+    f.cpu.delivering = true;
+    for (unsigned checks = 0; checks < 200; ++checks) {
+        f.cpu.registers().rcx = checks + 1;
+        CHECK(!f.check_after(whole_interval));
+    }
+}
+
+TEST_CASE("#GP that cannot be delivered for an emulated store ends the machine") {
+    const std::array bytes{std::byte{0x44}, std::byte{0x33}, std::byte{0x22}, std::byte{0x11}};
+    for (const bool locked_stack : {true, false}) {
+        LongModeFixture f;
+        REQUIRE(f.lock() == 0);
+        if (locked_stack)
+            f.cpu.registers().rsp = page.value + page_bytes;
+        std::optional<GuardEnd> end;
+        unsigned tries = 0;
+        for (; !end && tries < 100; ++tries) {
+            f.cpu.registers().rip = code.value + 2;
+            end = f.guard.emulated_store(f.cpu, {page.value + 8}, bytes);
+        }
+        CHECK(end.has_value() == locked_stack);
+        if (end)
+            CHECK(end->reason == GuardEnd::Reason::unattributable);
+    }
+}
+
 TEST_CASE("a vCPU that does not get past a store to a lock is helped out, or ends the machine") {
     LongModeFixture f;
     REQUIRE(f.lock() == 0);
