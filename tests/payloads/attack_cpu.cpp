@@ -207,15 +207,18 @@ void attack_frames() {
     if (wanted(11, "segment_accessed_bit")) {
         const uint64_t page = locked_gdt();
         const Caught caught = catch_exceptions([] {
-            asm volatile("movw $0x60, %%ax\nmovw %%ax, %%es" ::: "rax");
+            asm volatile("movq $1f, %0\nmovw $0x60, %%ax\n1: movw %%ax, %%es"
+                         : "=m"(store_site)::"rax", "memory");
         });
         print_judged(11, "segment_accessed_bit", load<uint64_t>(page + 0x60) != 0x00cf92000000ffff, caught,
-                     0);
+                     store_site);
     }
     if (wanted(11, "task_busy_bit")) {
         const uint64_t page = locked_gdt();
-        const Caught caught = catch_exceptions([] { asm volatile("movw $0x70, %%ax\nltr %%ax" ::: "rax"); });
-        print_judged(11, "task_busy_bit", (load<uint8_t>(page + 0x75) & 2) != 0, caught, 0);
+        const Caught caught = catch_exceptions([] {
+            asm volatile("movq $1f, %0\nmovw $0x70, %%ax\n1: ltr %%ax" : "=m"(store_site)::"rax", "memory");
+        });
+        print_judged(11, "task_busy_bit", (load<uint8_t>(page + 0x75) & 2) != 0, caught, store_site);
     }
     for (const bool write : {false, true}) {
         const char* const form = write ? "page_dirty_bit" : "page_accessed_bit";
