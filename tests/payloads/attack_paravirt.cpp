@@ -98,6 +98,13 @@ void switch_off(const Area& area) {
         (void)catch_exceptions([&] { write_msr(area.msr, 0); });
 }
 
+// KVM may refuse the MSR instead of the write that follows.
+void print_area(const char* name, bool changed, const Caught& caught) {
+    constexpr uint16_t wrmsr = 0x300f;
+    const bool at_msr = caught.happened && load<uint16_t>(caught.rip) == wrmsr;
+    print_judged(15, name, changed, caught, at_msr ? caught.rip : 0, at_msr ? "msr_refused" : "");
+}
+
 void attempt_area(const Area& area, bool lock_later) {
     const char* const name = lock_later ? area.later_name : area.name;
     if (!wanted(15, name))
@@ -143,7 +150,7 @@ void attempt_area(const Area& area, bool lock_later) {
             acknowledge_interrupt();
         }
         switch_off(area);
-        return print_judged(15, name, changed, caught, 0);
+        return print_area(name, changed, caught);
     }
     switch_off(area);
     lock_pages(page, 1);
@@ -154,7 +161,7 @@ void attempt_area(const Area& area, bool lock_later) {
         acknowledge_interrupt();
     }
     switch_off(area);
-    print_judged(15, name, changed || !is_prepared(page), caught, 0);
+    print_area(name, changed || !is_prepared(page), caught);
 }
 
 } // namespace
