@@ -23,9 +23,9 @@ constexpr RaceForm race_forms[] = {
                       : "r"(page + 64)
                       : "memory");
      }},
-    {"rep_stosb", 0, 512,
+    {"rep_stosb", 0, 64,
      [](uint64_t page, uint64_t counter) {
-         uint64_t count = 512;
+         uint64_t count = 64;
          asm volatile("movq $1f, %0\n1: rep stosb"
                       : "=m"(store_site), "+D"(page), "+c"(count)
                       : "a"(counter)
@@ -108,7 +108,7 @@ void run_race(const RaceForm& form, uint64_t rounds, Random& random) {
     for (uint64_t round = 0; round < rounds; ++round) {
         const uint64_t page = pages + round * page_bytes;
         const uint64_t at = page + form.offset;
-        uint8_t snapshot[512];
+        uint8_t snapshot[64];
         memcpy(snapshot, reinterpret_cast<const void*>(at), form.bytes);
         race.page = page;
         uint64_t patience = 10000000;
@@ -125,7 +125,7 @@ void run_race(const RaceForm& form, uint64_t rounds, Random& random) {
         const uint64_t begun = race.counter;
         uint64_t looks = 10000000;
         while (looks != 0 && !moved && race.done != page &&
-               (policy() == Policy::none || race.counter < begun + 3)) {
+               (policy() == Policy::none || race.counter < begun + 2)) {
             let_host_interrupt();
             moved = differs(snapshot, at, form.bytes);
             --looks;
