@@ -101,6 +101,7 @@ Attribution attribute_store(const GuestMemory& memory, const CpuState& state, co
     }
     result.code.resize(decoded->length);
     result.instruction = std::move(decoded->text);
+    result.marks_descriptor = decoded->marks_descriptor;
     if (decoded->stores.empty()) {
         result.reason =
             "the instruction stores nothing itself; an event's frame or a table's accessed bit may have been";

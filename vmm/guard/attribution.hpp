@@ -31,9 +31,10 @@ struct StoreHit {
 struct Attribution {
     // Of the highest policy, the first among equals; empty: nothing explains the fault.
     std::optional<StoreHit> hit;
-    std::string instruction;     // disassembled; empty when it could not be
-    std::vector<std::byte> code; // bytes of the instruction; all that could be fetched when it is unknown
-    std::string reason;          // without a hit: why
+    std::string instruction;       // disassembled; empty when it could not be
+    bool marks_descriptor = false; // may set bits of one in the GDT
+    std::vector<std::byte> code;   // bytes of the instruction; all that could be fetched when it is unknown
+    std::string reason;            // without a hit: why
 };
 
 // What KVM says of a write that it denied by itself, where it does (KVM_EXIT_MEMORY_FAULT with the write

@@ -401,6 +401,16 @@ Decoder& Guard::decoder_of(const GuestCpu& cpu) {
     return *decoder;
 }
 
+std::optional<std::pair<Lock, GuestPhysical>> Guard::locked_descriptors(const CpuState& state) const {
+    const kvm_dtable& table = state.system.gdt;
+    for (uint64_t offset = 0; offset <= table.limit;
+         offset += page_bytes - (table.base + offset) % page_bytes)
+        if (const auto translation = translate(m_parts.memory, state.system, {table.base + offset}))
+            if (const auto lock = m_table.find(GuestRange::of(translation->address, 1)))
+                return std::pair(*lock, translation->address);
+    return std::nullopt;
+}
+
 std::optional<std::pair<Lock, GuestPhysical>> Guard::locked_frame(const CpuState& state) const {
     for (const GuestLinear& word : event_frame_words(m_parts.memory, state))
         if (const auto translation = translate(m_parts.memory, state.system, word))
@@ -442,12 +452,17 @@ std::optional<GuardEnd> Guard::check_progress(const GuestCpu& cpu) {
     }
     auto found = attribute_store(m_parts.memory, *state, decoder_of(cpu),
                                  [this](const GuestRange& range) { return m_table.find(range); });
-    // Where the guest's own tables refuse the store it is the guest's fault handler that comes back to it.
-    if (!found.hit || !tables_permit_write(m_parts.memory, *state, found.hit->linear))
-        return std::nullopt;
     Violation violation{.vcpu = cpu.index(), .state = *state};
     violation.instruction = std::move(found.instruction);
     violation.code = std::move(found.code);
+    if (!found.hit && found.marks_descriptor)
+        if (const auto descriptors = locked_descriptors(*state)) {
+            std::tie(violation.lock, violation.address) = *descriptors;
+            return give_up(std::move(violation), "a descriptor in a locked table cannot be marked as in use");
+        }
+    // Where the guest's own tables refuse the store it is the guest's fault handler that comes back to it.
+    if (!found.hit || !tables_permit_write(m_parts.memory, *state, found.hit->linear))
+        return std::nullopt;
     violation.detail = "KVM went over it again and again, without an exit";
     take_hit(violation, *found.hit);
     return refuse(cpu, violation);

@@ -171,6 +171,8 @@ private:
     void note_text(const GuestCpu& cpu);
     void note_protected();
     Decoder& decoder_of(const GuestCpu& cpu);
+    // The lowest locked part of the GDT.
+    std::optional<std::pair<Lock, GuestPhysical>> locked_descriptors(const CpuState& state) const;
     // The lock that the frame of an event on its way may have to be pushed to, and where.
     std::optional<std::pair<Lock, GuestPhysical>> locked_frame(const CpuState& state) const;
     // Judges a store of the instruction at RIP, which the guest gets #GP(0) for unless that ends the machine.

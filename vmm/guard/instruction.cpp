@@ -103,7 +103,8 @@ std::optional<DecodedInstruction> Decoder::decode(std::span<const std::byte> byt
     DecodedInstruction decoded{.text = instruction.mnemonic,
                                .length = static_cast<uint8_t>(instruction.size),
                                .stores = std::move(*stores),
-                               .effect = store_effect(*encoding)};
+                               .effect = store_effect(*encoding),
+                               .marks_descriptor = marks_descriptor(*encoding)};
     if (instruction.op_str[0] != '\0')
         decoded.text.append(" ").append(instruction.op_str);
     return decoded;

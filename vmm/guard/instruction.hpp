@@ -45,6 +45,7 @@ struct DecodedInstruction {
     // for INT n, for exceptions, and through call gates.
     std::vector<StoreOperand> stores;
     StoreEffect effect = StoreEffect::unknown; // for 64-bit code with stores
+    bool marks_descriptor = false;
 };
 
 constexpr size_t longest_instruction = 15; // SDM Vol. 2A, 2.3.11

@@ -40,9 +40,7 @@ public:
     // Stops the vCPUs once for every few ranges.
     Result<void> protect(std::span<const GuestRange> ranges) override;
     Result<std::span<std::byte>> replace(const GuestRange& range, const Fill& fill) override;
-    size_t extra_memory_slots() const override {
-        return m_slots.size() - m_parts.memory.regions().size();
-    }
+    size_t extra_memory_slots() const override { return m_slots.size() - m_parts.memory.regions().size(); }
     std::string name() const override { return "slots"; }
     bool may_hang_vcpus() const override { return true; }
 

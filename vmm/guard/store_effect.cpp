@@ -132,6 +132,45 @@ StoreEffect of_two_byte(const Encoding& encoding) {
 
 } // namespace
 
+bool marks_descriptor(const Encoding& encoding) {
+    if (encoding.vex)
+        return false;
+    if (encoding.map == OpcodeMap::one_byte) {
+        switch (encoding.opcode) {
+        case 0x07: // POP ES, SS, DS outside 64-bit code
+        case 0x17:
+        case 0x1f:
+        case 0x8e: // MOV Sreg
+        case 0x9a: // CALL, JMP ptr16:32 there
+        case 0xea:
+        case 0xc4: // LES, LDS there
+        case 0xc5:
+        case 0xca: // far RET, IRET
+        case 0xcb:
+        case 0xcf:
+            return true;
+        case 0xff: // far CALL, JMP
+            return encoding.extension() == 3 || encoding.extension() == 5;
+        default:
+            return false;
+        }
+    }
+    if (encoding.map != OpcodeMap::two_byte)
+        return false;
+    switch (encoding.opcode) {
+    case 0x00: // LTR
+        return encoding.extension() == 3;
+    case 0xa1: // POP FS, GS
+    case 0xa9:
+    case 0xb2: // LSS, LFS, LGS
+    case 0xb4:
+    case 0xb5:
+        return true;
+    default:
+        return false;
+    }
+}
+
 StoreEffect store_effect(const Encoding& encoding) {
     switch (encoding.map) {
     case OpcodeMap::one_byte:

@@ -306,6 +306,22 @@ TEST_CASE("an event whose frame has to go to a locked stack ends the machine, so
     }
 }
 
+TEST_CASE("a descriptor in a locked table that KVM cannot mark ends the machine") {
+    for (const bool locked_table : {true, false}) {
+        LongModeFixture f;
+        REQUIRE(f.lock() == 0);
+        REQUIRE(f.memory.store({code.value + 0x100}, uint16_t{0xc08e})); // mov es, eax
+        f.cpu.registers().rip = code.value + 0x100;
+        f.cpu.system().gdt.base = page.value - 0x800 + (locked_table ? 0 : 0x4000);
+        f.cpu.system().gdt.limit = 0xfff;
+        CHECK(!f.check_after(whole_interval));
+        const auto end = f.check_after(whole_interval);
+        CHECK(end.has_value() == locked_table);
+        if (end)
+            CHECK(end->report.find("mov es") != std::string::npos);
+    }
+}
+
 TEST_CASE("a vCPU that moves on while events come, or is between two, is left alone") {
     LongModeFixture f;
     REQUIRE(f.lock() == 0);
