@@ -204,6 +204,60 @@ TEST_CASE("an instruction that another vCPU rewrote is judged when it is read ri
     CHECK(f.cpu.injected == 1);
 }
 
+TEST_CASE("a store whose address KVM tells needs no operand that explains it") {
+    const DeniedWrite denied{.address = {page.value + 8}};
+    Fixture f;
+    REQUIRE(f.lock() == 0);
+    SUBCASE("nothing is stored") {
+        f.put({0x90, 0x90});
+    }
+    SUBCASE("the decoder does not know the store") {
+        f.put({0x0f, 0x38, 0xf9, 0x18});
+    } // movdiri [eax], ebx
+    SUBCASE("the store is elsewhere by now") {
+        f.cpu.registers().rax = page.value + page_bytes;
+    }
+    CHECK(!f.guard.store_fault(f.cpu, Guard::Unexplained::retry, denied));
+    CHECK(f.cpu.injected == 1);
+    CHECK(f.guard.counts().violations == 1);
+    CHECK(f.guard.counts().unexplained_faults == 0);
+    REQUIRE(f.lock(CASEMATE_POLICY_DIE_ON_WRITE) == 0);
+    const GuardEnd end = must_be(f.guard.store_fault(f.cpu, Guard::Unexplained::retry, denied));
+    CHECK(end.reason == GuardEnd::Reason::die_on_write);
+    CHECK(end.report.find("0x20008") != std::string::npos);
+}
+
+TEST_CASE("of a store to two locks the stricter policy counts, whichever KVM tells of") {
+    Fixture f;
+    REQUIRE(f.lock(CASEMATE_POLICY_DIE_ON_WRITE) == 0);
+    REQUIRE(f.lock(CASEMATE_POLICY_READ_ONLY, CASEMATE_KIND_DATA, {page.value - page_bytes}) == 0);
+    f.cpu.registers().rax = page.value - 2;
+    const DeniedWrite denied{.address = {page.value - 2}};
+    CHECK(must_be(f.guard.store_fault(f.cpu, Guard::Unexplained::retry, denied)).reason ==
+          GuardEnd::Reason::die_on_write);
+}
+
+TEST_CASE("a walk of the guest's tables that would write to a lock ends the machine and names the lock") {
+    Fixture f;
+    REQUIRE(f.lock() == 0);
+    const DeniedWrite denied{.address = {page.value + 0x18}, .is_page_walk = true};
+    const GuardEnd end = must_be(f.guard.store_fault(f.cpu, Guard::Unexplained::retry, denied));
+    CHECK(end.reason == GuardEnd::Reason::unattributable);
+    CHECK(end.report.find("0x20018") != std::string::npos);
+    CHECK(f.cpu.injected == 0);
+}
+
+TEST_CASE("a denial where no lock is counts as a fault that nothing explains") {
+    Fixture f;
+    REQUIRE(f.lock() == 0);
+    f.put({0x90, 0x90});
+    for (const bool is_page_walk : {false, true})
+        CHECK(!f.guard.store_fault(f.cpu, Guard::Unexplained::retry,
+                                   DeniedWrite{.address = {3_GiB}, .is_page_walk = is_page_walk}));
+    CHECK(f.guard.counts().unexplained_faults == 2);
+    CHECK(f.cpu.injected == 0);
+}
+
 TEST_CASE("an event's frame that cannot be pushed ends the machine at once") {
     Fixture f;
     REQUIRE(f.lock() == 0);
