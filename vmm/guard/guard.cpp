@@ -314,8 +314,9 @@ std::optional<GuardEnd> Guard::store_fault(const GuestCpu& cpu, Unexplained unex
     violation.instruction = std::move(found.instruction);
     violation.code = std::move(found.code);
     // The decoder finds the same store and more of it, unless another vCPU changes the instruction meanwhile.
-    const bool told = violation.lock && !(found.hit && (found.hit->address == *violation.address ||
-                                                        found.hit->lock.policy > violation.lock->policy));
+    const bool told = denied && violation.lock &&
+                      !(found.hit && (found.hit->address == denied->address ||
+                                      found.hit->lock.policy > violation.lock->policy));
     if (!found.hit && !told) {
         ++m_unexplained;
         if (unexplained == Unexplained::fail)
@@ -371,10 +372,11 @@ std::optional<GuardEnd> Guard::emulated_store(const GuestCpu& cpu, GuestPhysical
     auto origin = state && delivering && !*delivering
                       ? find_store_origin(m_parts.memory, *state, decoder_of(cpu), address, data)
                       : std::nullopt;
-    if (origin) {
+    if (state && origin) {
         if (const auto done = cpu.set_instruction_pointer(origin->rip); !done)
             return host_failure(done.error());
         violation.source = ViolationSource::store;
+        violation.state = *state;
         violation.state->registers.rip = origin->rip;
         violation.linear = origin->linear;
         violation.instruction = std::move(origin->instruction);

@@ -64,6 +64,7 @@ Result<std::unique_ptr<Protection>> make_protection(std::span<const ProtectionKi
     if (has(ProtectionKind::mapping))
         order.push_back(ProtectionKind::mapping);
     std::vector<std::unique_ptr<Protection>> layers;
+    layers.reserve(order.size());
     for (const ProtectionKind kind : order)
         layers.push_back(TRY(make_protection(kind, parts)));
     std::string name;

@@ -43,6 +43,7 @@ SlotsProtection::SlotsProtection(Parts parts, size_t limit)
 
 std::vector<SlotsProtection::Slot> SlotsProtection::slots() const {
     std::vector<Slot> slots;
+    slots.reserve(m_slots.size());
     for (const auto& [start, slot] : m_slots)
         slots.push_back(slot);
     return slots;
@@ -147,7 +148,8 @@ Result<void> SlotsProtection::make(const Change& change) {
         if (made)
             return;
         const Change back{.removed = std::move(done.created), .created = std::move(done.removed)};
-        if (const auto restored = try_to_make(back, done); !restored)
+        Change undone;
+        if (const auto restored = try_to_make(back, undone); !restored)
             m_parts.broken(restored.error());
     });
     if (!made)

@@ -129,7 +129,7 @@ Result<Machine::ProtectionChoice> Machine::choose_protection(const System& syste
 
 Result<Machine::ProtectionChoice> Machine::offer_locks(const System& system) {
     // Where nothing is locked it does not matter.
-    const ProtectionChoice none{.kinds = {ProtectionKind::mapping}};
+    ProtectionChoice none{.kinds = {ProtectionKind::mapping}};
     if (m_config.locks == LockMode::off)
         return none;
     // KVM API, KVM_CAP_EXIT_HYPERCALL: the value is the mask of hypercalls that may exit.

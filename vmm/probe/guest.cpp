@@ -81,7 +81,7 @@ Result<void> ProbeGuest::set_up(const System& system, std::span<const Protection
                                 .with_vcpus_stopped = [](const std::function<void()>& change) { change(); },
                                 // The store or the walk shows it.
                                 .broken = [](const Error&) {}}));
-    m_vcpu = TRY(m_vm.create_vcpu(0));
+    m_vcpu = std::make_unique<Vcpu>(TRY(m_vm.create_vcpu(0)));
     // KVM judges EFER and CR4 by what the vCPU's CPUID offers.
     const std::vector<kvm_cpuid_entry2> cpuid = TRY(system.supported_cpuid());
     TRY(m_vcpu->set_cpuid(cpuid));

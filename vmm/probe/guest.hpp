@@ -68,7 +68,7 @@ private:
     GuestMemory m_memory;
     Vm m_vm;
     std::unique_ptr<Protection> m_protection;
-    std::optional<Vcpu> m_vcpu; // always, once create() has returned
+    std::unique_ptr<Vcpu> m_vcpu; // always, once create() has returned
 };
 
 // Runs the guest until its next exit, at most `limit`. When KVM_RUN cannot even be interrupted, its thread
