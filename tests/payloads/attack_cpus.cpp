@@ -169,7 +169,7 @@ Neighbour neighbour;
 
 void neighbour_loop(void*) {
     const Caught caught = catch_exceptions([] {
-        uint64_t page = 0;
+        uint64_t page = neighbour.page;
         uint64_t count = 0;
         while (!neighbour.stop) {
             let_host_interrupt();

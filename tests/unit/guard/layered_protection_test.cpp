@@ -43,17 +43,17 @@ private:
 
 struct Fixture {
     std::string journal;
-    Layer* first = nullptr;
-    Layer* last = nullptr;
+    std::unique_ptr<Layer> made_first = std::make_unique<Layer>("first", journal);
+    std::unique_ptr<Layer> made_last = std::make_unique<Layer>("last", journal);
+    Layer& first = *made_first;
+    Layer& last = *made_last;
     LayeredProtection layers = make();
     std::array<GuestRange, 2> ranges{GuestRange::of({0x1000}, 0x1000), GuestRange::of({0x5000}, 0x1000)};
 
     LayeredProtection make() {
         std::vector<std::unique_ptr<Protection>> both;
-        both.push_back(std::make_unique<Layer>("first", journal));
-        both.push_back(std::make_unique<Layer>("last", journal));
-        first = static_cast<Layer*>(both.front().get());
-        last = static_cast<Layer*>(both.back().get());
+        both.push_back(std::move(made_first));
+        both.push_back(std::move(made_last));
         return {"last,first", std::move(both),
                 [this](const Error& error) { journal += "broken by " + error.message() + "; "; }};
     }
@@ -74,7 +74,7 @@ TEST_CASE("every layer protects, and the last gives the view of replaced pages")
 
 TEST_CASE("where the first layer fails the others are not asked") {
     Fixture f;
-    f.first->fails = true;
+    f.first.fails = true;
     CHECK_FALSE(f.layers.protect(f.ranges));
     CHECK_FALSE(f.layers.replace(f.ranges[0], [](std::span<std::byte>) {}));
     CHECK(f.journal == "first protects 2; first protects 1; ");
@@ -82,7 +82,7 @@ TEST_CASE("where the first layer fails the others are not asked") {
 
 TEST_CASE("where a later layer fails the machine cannot go on") {
     Fixture f;
-    f.last->fails = true;
+    f.last.fails = true;
     CHECK_FALSE(f.layers.protect(f.ranges));
     CHECK(f.journal == "first protects 2; last protects 2; broken by last; ");
     f.journal.clear();
@@ -93,7 +93,7 @@ TEST_CASE("where a later layer fails the machine cannot go on") {
 TEST_CASE("one layer that may hang a vCPU is enough") {
     Fixture f;
     CHECK_FALSE(f.layers.may_hang_vcpus());
-    f.first->hangs = true;
+    f.first.hangs = true;
     CHECK(f.layers.may_hang_vcpus());
 }
 

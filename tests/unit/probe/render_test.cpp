@@ -74,8 +74,8 @@ TEST_CASE("the JSON has the members that scripts choose by") {
         CHECK(finding.size() == 6);
     }
     CHECK(ids == std::set<std::string>{"kvm", "hardware", "speed", "hypercall", "mapping", "locked_tables",
-                                       "roots", "slots", "attributes", "execution", "msr_filter", "mseal", "guest_memfd",
-                                       "huge_pages", "io_uring", "tsc_deadline"});
+                                       "roots", "slots", "attributes", "execution", "msr_filter", "mseal",
+                                       "guest_memfd", "huge_pages", "io_uring", "tsc_deadline"});
 }
 
 TEST_CASE("the JSON of a host without KVM says so and has no speed") {
