@@ -86,7 +86,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     auto stored = input.ConsumeBytes<std::byte>(input.ConsumeIntegralInRange<size_t>(0, 9));
     // As often the low bytes of a register.
     if (input.ConsumeBool() && stored.size() <= 8)
-        std::memcpy(stored.data(), &state.registers.rax, stored.size());
+        std::ranges::copy(std::as_bytes(std::span(&state.registers.rax, 1)).first(stored.size()),
+                          stored.begin());
     const auto code = input.ConsumeRemainingBytes<std::byte>();
     expect(memory.clear(GuestRange::of({code_page - page_bytes}, 2 * page_bytes)).has_value());
     expect(
