@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 
 from suite import (ENFORCED, FOUND, HARMLESS, MAPPING, NOT_STOPPED, OFF, POLICIES, PROTECTIONS, SKIPPED, STOPPED,
-                   TABLE_MODES, UNENFORCED, UNPROVEN, WRONG, host_of)
+                   TABLE_MODES, UNENFORCED, UNPROVEN, WRONG, host_of, met_first)
 
 OUTCOMES = ("changed", "fault", "unchanged", "found", "skipped", "refused", "granted", "works", "misreported",
             "wrong", "WRONG")
@@ -185,7 +185,8 @@ def number(value):
 def why_not_this(event, case, vm, locks):
     """Why the violation cannot be the record of this attack, or nothing."""
     policy = vm.policy
-    if event.get("source") == "emulated_store" and (vm.protect == "attributes" or case.is_precise(vm)):
+    if event.get("source") == "emulated_store" and (
+            met_first(vm.protect) == "attributes" or case.is_precise(vm)):
         return "the record tells of an emulated store: this host has to refuse it before it happens"
     if event.get("source") == "unattributable":
         return ""

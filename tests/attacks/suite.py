@@ -26,7 +26,7 @@ KINDS = ("text", "rodata", "page_table", "data", "register", "root")
 ENFORCED, UNENFORCED = "enforced", "unenforced"
 ROOTS = ("check", "arena")
 MAPPING = "mapping"
-PROTECTIONS = ("attributes", MAPPING, "slots")  # of casemate run --protect
+PROTECTIONS = ("attributes", MAPPING, "slots", "attributes,mapping", "mapping,slots")  # of casemate run --protect
 LANES = ("amd-npt", "amd-shadow", "intel-ept", "intel-noad")
 
 
@@ -35,18 +35,28 @@ def host_of(lane, protect):
     return lane if protect == MAPPING else f"{lane}.{protect}"
 
 
+def met_first(protect):
+    """Of layers, the one that KVM meets first: what it does with a store is what comes of it."""
+    return next(layer for layer in ("attributes", "slots", MAPPING) if layer in protect.split(","))
+
+
 # Whether the host's page walker tolerates locked tables, and so an arena of roots; elsewhere it is seen when a guest
 # locks one. Memory attributes come with a KVM that keeps EPT from writing to tables.
 TABLE_MODES = {"amd-npt": UNENFORCED, "amd-shadow": ENFORCED, "intel-ept": UNENFORCED, "intel-noad": ENFORCED}
-TABLE_MODES |= {host_of(lane, protect): ENFORCED if (lane, protect) == ("intel-ept", "attributes") else mode
+TABLE_MODES |= {host_of(lane, protect): ENFORCED if lane == "intel-ept" and met_first(protect) == "attributes" else mode
                 for lane, mode in TABLE_MODES.items() for protect in PROTECTIONS}
 LINUX = "linux"
 END_STATUS = {OFF: [0], READ_ONLY: [0], DIE_ON_WRITE: [20]}
 
 
+def hosts_of(at):
+    """What an expectation for it may be told for: a lane's protection, a protection, a lane; the first counts."""
+    protections = dict.fromkeys([at.protect, met_first(at.protect)])
+    return [*(name for protect in protections for name in (f"{at.lane}.{protect}", protect)), at.lane]
+
+
 def by_host(words, at):
-    """What a table has for a lane's protection, else for a protection, else for a lane."""
-    return words.get(f"{at.lane}.{at.protect}") or words.get(at.protect) or words.get(at.lane)
+    return next((words[host] for host in hosts_of(at) if words.get(host)), None)
 
 
 # What an expectation may be told for.
@@ -105,7 +115,7 @@ class Case:
         return words if isinstance(words, str) else by_host(words, at) or "always"
 
     def is_precise(self, at):
-        return bool({at.lane, at.protect, f"{at.lane}.{at.protect}"} & set(self.precise))
+        return bool(set(hosts_of(at)) & set(self.precise))
 
     def words_for(self, policy):
         return self.words if isinstance(self.words, str) else self.words.get(policy, "")
