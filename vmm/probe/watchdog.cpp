@@ -58,12 +58,12 @@ Result<BoundedEnd> run_bounded(std::function<void()> work, std::chrono::millisec
                                std::chrono::milliseconds grace) {
     const auto completion = std::make_shared<Completion>();
     std::thread thread = TRY(start_with_signals_blocked([completion, work = std::move(work)]() mutable {
+        pthread_setname_np(pthread_self(), "probe");
         work();
         // What the work owns dies before the caller goes on, so that probes do not pile up.
         work = nullptr;
         completion->set();
     }));
-    pthread_setname_np(thread.native_handle(), "probe");
     if (completion->wait_for(limit)) {
         thread.join();
         return BoundedEnd::finished;
