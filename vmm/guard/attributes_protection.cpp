@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guard/attributes_protection.hpp"
 
-#include <cstring>
-
 namespace casemate {
 namespace {
 
@@ -43,11 +41,7 @@ Result<void> AttributesProtection::protect(std::span<const GuestRange> ranges) {
 }
 
 Result<std::span<std::byte>> AttributesProtection::replace(const GuestRange& range, const Fill& fill) {
-    TRY(protect({&range, 1}));
-    const std::span<std::byte> bytes = m_memory.bytes_behind(range);
-    std::memset(bytes.data(), 0, bytes.size());
-    fill(bytes);
-    return bytes;
+    return replace_in_place(m_memory, range, fill);
 }
 
 } // namespace casemate

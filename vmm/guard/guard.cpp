@@ -309,8 +309,7 @@ std::optional<GuardEnd> Guard::store_fault(const GuestCpu& cpu, Unexplained unex
     if (*delivering)
         return give_up(std::move(violation), frame_refused);
 
-    auto found = attribute_store(m_parts.memory, *state, decoder_of(cpu),
-                                 [this](const GuestRange& range) { return m_table.find(range); });
+    auto found = attribute(cpu, *state);
     violation.instruction = std::move(found.instruction);
     violation.code = std::move(found.code);
     // The decoder finds the same store and more of it, unless another vCPU changes the instruction meanwhile.
@@ -321,11 +320,9 @@ std::optional<GuardEnd> Guard::store_fault(const GuestCpu& cpu, Unexplained unex
         ++m_unexplained;
         if (unexplained == Unexplained::fail)
             return give_up(std::move(violation), "KVM cannot emulate the instruction; " + found.reason);
-        const auto& registers = state->registers;
-        if (own.rip != registers.rip || own.rcx != registers.rcx)
+        const PerCpu::Place place{.rip = state->registers.rip, .rcx = state->registers.rcx};
+        if (std::exchange(own.fault_place, place) != place)
             own.retries = 0;
-        own.rip = registers.rip;
-        own.rcx = registers.rcx;
         if (++own.retries > max_retries)
             return give_up(std::move(violation), found.reason);
         violation.source = ViolationSource::unattributable;
@@ -383,10 +380,8 @@ std::optional<GuardEnd> Guard::emulated_store(const GuestCpu& cpu, GuestPhysical
         violation.code = std::move(origin->code);
         // KVM forgets an exception whose frame it cannot push, and emulates the instruction once more.
         PerCpu& own = m_cpus[cpu.index()];
-        const bool again = own.refused_rip == origin->rip && own.refused_rcx == state->registers.rcx;
-        own.refused_rip = origin->rip;
-        own.refused_rcx = state->registers.rcx;
-        own.refusals = again ? own.refusals + 1 : 0;
+        const PerCpu::Place place{.rip = origin->rip, .rcx = state->registers.rcx};
+        own.refusals = std::exchange(own.refused_place, place) == place ? own.refusals + 1 : 0;
         if (own.refusals > max_retries && locked_frame(*state))
             return give_up(std::move(violation), frame_refused);
         return refuse(cpu, violation);
@@ -403,21 +398,31 @@ Decoder& Guard::decoder_of(const GuestCpu& cpu) {
     return *decoder;
 }
 
+Attribution Guard::attribute(const GuestCpu& cpu, const CpuState& state) {
+    return attribute_store(m_parts.memory, state, decoder_of(cpu),
+                           [this](const GuestRange& range) { return m_table.find(range); });
+}
+
+std::optional<std::pair<Lock, GuestPhysical>> Guard::lock_behind(const CpuState& state,
+                                                                 GuestLinear address) const {
+    const auto translation = translate(m_parts.memory, state.system, address);
+    const auto lock = translation ? m_table.find(GuestRange::of(translation->address, 1)) : std::nullopt;
+    return lock ? std::optional(std::pair(*lock, translation->address)) : std::nullopt;
+}
+
 std::optional<std::pair<Lock, GuestPhysical>> Guard::locked_descriptors(const CpuState& state) const {
     const kvm_dtable& table = state.system.gdt;
     for (uint64_t offset = 0; offset <= table.limit;
          offset += page_bytes - (table.base + offset) % page_bytes)
-        if (const auto translation = translate(m_parts.memory, state.system, {table.base + offset}))
-            if (const auto lock = m_table.find(GuestRange::of(translation->address, 1)))
-                return std::pair(*lock, translation->address);
+        if (const auto found = lock_behind(state, {table.base + offset}))
+            return found;
     return std::nullopt;
 }
 
 std::optional<std::pair<Lock, GuestPhysical>> Guard::locked_frame(const CpuState& state) const {
     for (const GuestLinear& word : event_frame_words(m_parts.memory, state))
-        if (const auto translation = translate(m_parts.memory, state.system, word))
-            if (const auto lock = m_table.find(GuestRange::of(translation->address, 1)))
-                return std::pair(*lock, translation->address);
+        if (const auto found = lock_behind(state, word))
+            return found;
     return std::nullopt;
 }
 
@@ -425,17 +430,16 @@ std::optional<GuardEnd> Guard::check_progress(const GuestCpu& cpu) {
     const auto state = cpu.state();
     if (!state)
         return host_failure(state.error());
-    const kvm_regs& registers = state->registers;
-    std::optional<PerCpu::Place>& last = m_cpus[cpu.index()].last_place;
+    const PerCpu::Place place{.rip = state->registers.rip, .rcx = state->registers.rcx};
+    std::optional<PerCpu::Progress>& last = m_cpus[cpu.index()].progress;
     const auto run_time = cpu.run_time();
-    const bool same = last && last->rip == registers.rip && last->rcx == registers.rcx;
+    const bool same = last && last->place == place;
     const bool stuck = same && run_time - last->run_time >= least_stuck_time;
     const auto delivering = cpu.is_delivering_event();
     if (!delivering)
         return host_failure(delivering.error());
     if (!same || stuck)
-        last = {.rip = registers.rip,
-                .rcx = registers.rcx,
+        last = {.place = place,
                 .run_time = run_time,
                 .deliveries = stuck && *delivering ? last->deliveries + 1 : 0};
     if (!stuck)
@@ -452,8 +456,7 @@ std::optional<GuardEnd> Guard::check_progress(const GuestCpu& cpu) {
             std::tie(violation.lock, violation.address) = *frame;
         return give_up(std::move(violation), frame_refused);
     }
-    auto found = attribute_store(m_parts.memory, *state, decoder_of(cpu),
-                                 [this](const GuestRange& range) { return m_table.find(range); });
+    auto found = attribute(cpu, *state);
     Violation violation{.vcpu = cpu.index(), .state = *state};
     violation.instruction = std::move(found.instruction);
     violation.code = std::move(found.code);

@@ -171,6 +171,10 @@ private:
     void note_text(const GuestCpu& cpu);
     void note_protected();
     Decoder& decoder_of(const GuestCpu& cpu);
+    Attribution attribute(const GuestCpu& cpu, const CpuState& state);
+    // The lock of the byte that the guest's tables have there, and the byte.
+    std::optional<std::pair<Lock, GuestPhysical>> lock_behind(const CpuState& state,
+                                                              GuestLinear address) const;
     // The lowest locked part of the GDT.
     std::optional<std::pair<Lock, GuestPhysical>> locked_descriptors(const CpuState& state) const;
     // The lock that the frame of an event on its way may have to be pushed to, and where.
@@ -213,21 +217,23 @@ private:
     struct PerCpu {
         RootNotice notice = RootNotice::none;
         std::unique_ptr<Decoder> decoder; // made at the first fault: most guests cause none
-        // Where the last unexplained fault was, and how often in a row.
-        uint64_t rip = 0;
-        uint64_t rcx = 0;
-        unsigned retries = 0;
-        // As check_progress() last saw it.
         struct Place {
             uint64_t rip = 0;
-            uint64_t rcx = 0;
+            uint64_t rcx = 0; // goes on within a REP instruction
+            bool operator==(const Place&) const = default;
+        };
+        // Where the last unexplained fault was, and how often in a row.
+        Place fault_place;
+        unsigned retries = 0;
+        // As check_progress() last saw it.
+        struct Progress {
+            Place place;
             std::chrono::nanoseconds run_time{};
             unsigned deliveries = 0; // checks in a row that found an event on its way
         };
-        std::optional<Place> last_place;
-        // Emulated stores refused in a row at one place.
-        uint64_t refused_rip = 0;
-        uint64_t refused_rcx = 0;
+        std::optional<Progress> progress;
+        // Where the last emulated store was refused, and how often again in a row.
+        Place refused_place;
         unsigned refusals = 0;
     };
     std::array<PerCpu, layout::max_cpus> m_cpus{};

@@ -12,8 +12,8 @@ LayeredProtection::LayeredProtection(std::string name, std::vector<std::unique_p
     , m_layers(std::move(layers))
     , m_broken(std::move(broken)) {}
 
-Result<void> LayeredProtection::protect(std::span<const GuestRange> ranges) {
-    for (const auto& layer : m_layers)
+Result<void> LayeredProtection::protect_first(size_t layers, std::span<const GuestRange> ranges) {
+    for (const auto& layer : std::span(m_layers).first(layers))
         if (auto done = layer->protect(ranges); !done) {
             if (layer != m_layers.front())
                 m_broken(done.error());
@@ -22,16 +22,12 @@ Result<void> LayeredProtection::protect(std::span<const GuestRange> ranges) {
     return {};
 }
 
+Result<void> LayeredProtection::protect(std::span<const GuestRange> ranges) {
+    return protect_first(m_layers.size(), ranges);
+}
+
 Result<std::span<std::byte>> LayeredProtection::replace(const GuestRange& range, const Fill& fill) {
-    for (const auto& layer : m_layers) {
-        if (layer == m_layers.back())
-            break;
-        if (auto done = layer->protect({&range, 1}); !done) {
-            if (layer != m_layers.front())
-                m_broken(done.error());
-            return std::unexpected(done.error());
-        }
-    }
+    TRY(protect_first(m_layers.size() - 1, {&range, 1}));
     auto view = m_layers.back()->replace(range, fill);
     if (!view)
         m_broken(view.error());

@@ -27,6 +27,8 @@ public:
     size_t extra_memory_slots() const override;
 
 private:
+    Result<void> protect_first(size_t layers, std::span<const GuestRange> ranges);
+
     std::string m_name;
     std::vector<std::unique_ptr<Protection>> m_layers;
     std::function<void(const Error&)> m_broken;

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "base/error.hpp"
-#include "memory/guest_range.hpp"
+#include "memory/guest_memory.hpp"
 
 #include <cstddef>
 #include <functional>
@@ -35,6 +35,11 @@ public:
     virtual std::string name() const = 0;
     // Whether a store that is refused may keep a vCPU in KVM_RUN for ever, without an exit.
     virtual bool may_hang_vcpus() const { return false; }
+
+protected:
+    // replace() where this process can still write to what is protected: `memory` has the range.
+    Result<std::span<std::byte>> replace_in_place(const GuestMemory& memory, const GuestRange& range,
+                                                  const Fill& fill);
 };
 
 } // namespace casemate

@@ -2,7 +2,6 @@
 #include "guard/slots_protection.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <fmt/core.h>
 #include <utility>
 
@@ -193,11 +192,7 @@ Result<void> SlotsProtection::protect(std::span<const GuestRange> ranges) {
 }
 
 Result<std::span<std::byte>> SlotsProtection::replace(const GuestRange& range, const Fill& fill) {
-    TRY(protect({&range, 1}));
-    const std::span<std::byte> bytes = m_parts.memory.bytes_behind(range);
-    std::memset(bytes.data(), 0, bytes.size());
-    fill(bytes);
-    return bytes;
+    return replace_in_place(m_parts.memory, range, fill);
 }
 
 } // namespace casemate
