@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Fuzzes what a vCPU reaches of a virtio PCI function: config space, the BAR, doorbells and the rings behind.
 #include "../../unit/devices/fakes.hpp"
+#include "../expect.hpp"
 #include "base/little_endian.hpp"
 #include "devices/bus.hpp"
 #include "devices/pci_host.hpp"
@@ -19,11 +20,6 @@ constexpr uint64_t window = layout::pci_window.start.value;
 constexpr uint64_t bar_bytes = 32_KiB;
 constexpr uint64_t doorbell = 0x3000;
 constexpr uint64_t rings = 0x10000; // descriptors, and a page further each the other two
-
-void expect(bool holds) {
-    if (!holds)
-        __builtin_trap();
-}
 
 struct Run {
     FuzzedDataProvider input;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Fuzzes virtio::Queue: rings that are mostly right, with a lie now and then, so that chains are walked.
+#include "../expect.hpp"
 #include "base/little_endian.hpp"
 #include "devices/virtio/queue.hpp"
 
@@ -18,11 +19,6 @@ constexpr uint64_t tables = 0x40000; // indirect, one page for each head
 constexpr uint16_t flag_next = 1;
 constexpr uint16_t flag_write = 2;
 constexpr uint16_t flag_indirect = 4;
-
-void expect(bool holds) {
-    if (!holds)
-        __builtin_trap();
-}
 
 struct RawDescriptor {
     Le64 address;

@@ -3,12 +3,12 @@
 // requests is reached.
 #pragma once
 
+#include "../expect.hpp"
 #include "base/little_endian.hpp"
 #include "devices/virtio/device.hpp"
 #include "devices/virtio/queue.hpp"
 
 #include <cstdint>
-#include <cstdlib>
 #include <span>
 #include <vector>
 
@@ -39,11 +39,6 @@ public:
 private:
     std::span<const uint8_t> m_bytes;
 };
-
-inline void expect(bool condition) {
-    if (!condition)
-        std::abort();
-}
 
 struct RingBuffer {
     uint64_t address;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // find_store_origin() on any code before and behind RIP, registers, tables, address and data: what it names
 // stores exactly that, when it is decoded again where it is said to be.
+#include "../expect.hpp"
 #include "guard/emulated_store.hpp"
 #include "guard/page_walk.hpp"
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <fuzzer/FuzzedDataProvider.h>
 
@@ -16,11 +16,6 @@ namespace {
 constexpr uint64_t ram_bytes = 4_MiB;
 constexpr uint64_t code_page = 0x10000;
 constexpr uint64_t target_page = 0x20000;
-
-void expect(bool condition) {
-    if (!condition)
-        std::abort();
-}
 
 // Near the target, where a page ends, or anywhere.
 uint64_t number(FuzzedDataProvider& input) {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // attribute_store() on any bytes at RIP, registers and page tables: it ends soon, and a hit is what it
 // claims.
+#include "../expect.hpp"
 #include "guard/attribution.hpp"
 #include "guard/page_walk.hpp"
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <fuzzer/FuzzedDataProvider.h>
 
@@ -19,11 +19,6 @@ constexpr uint64_t code_page = 0x10000;
 constexpr uint64_t code_linear = 0x10000;
 const GuestRange locked = GuestRange::of({0x20000}, 0x20000);
 const GuestRange locked_harder = GuestRange::of({0x48000}, 0x1000);
-
-void expect(bool condition) {
-    if (!condition)
-        std::abort();
-}
 
 // Often near what the tables map, and near the ends.
 uint64_t number(FuzzedDataProvider& input) {

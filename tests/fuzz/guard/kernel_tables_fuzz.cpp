@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The walk over any tables (loops, self-maps, holes, large pages, reserved bits): bounded, and all that it
 // finds and no more is what a walk of each address by itself goes through.
+#include "../expect.hpp"
 #include "guard/kernel_tables.hpp"
 
 #include <cstdint>
-#include <cstdlib>
 #include <fuzzer/FuzzedDataProvider.h>
 #include <map>
 #include <set>
@@ -15,11 +15,6 @@ namespace {
 
 constexpr uint64_t ram_bytes = 1_MiB;
 constexpr uint64_t table_pages = 8; // from address 0: entries often lead to each other
-
-void expect(bool condition) {
-    if (!condition)
-        std::abort();
-}
 
 using Node = std::pair<uint64_t, unsigned>; // page, level
 

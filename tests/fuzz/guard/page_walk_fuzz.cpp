@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // translate() on any tables, control registers and addresses: what it finds must follow from entries that are
 // really there.
+#include "../expect.hpp"
 #include "guard/page_walk.hpp"
 
 #include <cstdint>
-#include <cstdlib>
 #include <fuzzer/FuzzedDataProvider.h>
 
 namespace casemate {
@@ -12,11 +12,6 @@ namespace {
 
 constexpr uint64_t ram_bytes = 1_MiB;
 constexpr uint64_t table_pages = 8; // from address 0: entries often lead to each other
-
-void expect(bool condition) {
-    if (!condition)
-        std::abort();
-}
 
 void check(const GuestMemory& memory, const kvm_sregs& state, uint64_t linear) {
     const auto found = translate(memory, state, {linear});

@@ -2,6 +2,7 @@
 // ROOT_ARENA, ROOT_WRITE, ROOT_CLEAR and LOCK in any order: the kernel half of each root is the reference's,
 // each user entry is 0 or leads to RAM that was not locked then, in the documented form, and shadow pages are
 // dropped before a table is reached that was linked where another was.
+#include "../expect.hpp"
 #include "guard/guard.hpp"
 #include "guard/mapping_protection.hpp"
 
@@ -19,11 +20,6 @@ constexpr uint64_t reference_root = 0x10000; // two pages
 constexpr uint64_t direct_pud = 0x12000, direct_pmd = 0x13000, user_pud = 0x14000;
 constexpr uint64_t first_slot = 273;
 constexpr uint64_t table_entry = entry_present | entry_writable | entry_accessed | entry_dirty;
-
-void expect(bool condition) {
-    if (!condition)
-        std::abort();
-}
 
 class LongModeCpu final : public GuestCpu {
 public:

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // References and checks on any tables: what is taken can be checked, and a check says what a comparison of
 // each slot by itself says.
+#include "../expect.hpp"
 #include "guard/roots.hpp"
 
 #include <cstdint>
-#include <cstdlib>
 #include <fuzzer/FuzzedDataProvider.h>
 #include <vector>
 
@@ -13,11 +13,6 @@ namespace {
 
 constexpr uint64_t ram_bytes = 1_MiB;
 constexpr uint64_t table_pages = 8; // from address 0: entries often lead to each other
-
-void expect(bool condition) {
-    if (!condition)
-        std::abort();
-}
 
 const GuestMemory& ram() {
     static const GuestMemory memory = GuestMemory::create(ram_bytes).value();

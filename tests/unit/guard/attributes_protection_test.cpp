@@ -2,7 +2,7 @@
 // On the KVM of the machine that runs the tests. tools/attack does the rest on one that has the attributes.
 #include "guard/attributes_protection.hpp"
 
-#include "kvm/system.hpp"
+#include "vm_here.hpp"
 
 #include <array>
 #include <doctest/doctest.h>
@@ -12,13 +12,9 @@ namespace casemate {
 namespace {
 
 TEST_CASE("attributes deny and stay, or the error tells how to get them") {
-    const auto system = System::open();
-    if (!system) {
-        MESSAGE("no KVM here");
+    const auto vm = vm_here();
+    if (!vm)
         return;
-    }
-    auto vm = system->create_vm();
-    REQUIRE(vm);
     const auto memory = GuestMemory::create(1_MiB);
     REQUIRE(memory);
     const auto protection = AttributesProtection::create(*vm, *memory);
@@ -40,13 +36,9 @@ TEST_CASE("attributes deny and stay, or the error tells how to get them") {
 }
 
 TEST_CASE("KVM's refusal of attributes names them and the range") {
-    const auto system = System::open();
-    if (!system) {
-        MESSAGE("no KVM here");
+    const auto vm = vm_here();
+    if (!vm)
         return;
-    }
-    auto vm = system->create_vm();
-    REQUIRE(vm);
     const auto refused = vm->set_memory_attributes({0x5001}, page_bytes, kvm_attribute_no_write);
     REQUIRE_FALSE(refused);
     const std::string message = refused.error().message();

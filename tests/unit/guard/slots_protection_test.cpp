@@ -2,8 +2,8 @@
 // On the KVM of the machine that runs the tests, whatever kind it is; skipped where there is none.
 #include "guard/slots_protection.hpp"
 
-#include "kvm/system.hpp"
 #include "kvm/vcpu.hpp"
+#include "vm_here.hpp"
 
 #include <algorithm>
 #include <array>
@@ -34,13 +34,9 @@ struct Machine {
     std::optional<Vcpu> vcpu;
 
     static std::unique_ptr<Machine> create(uint64_t bytes) {
-        const auto system = System::open();
-        if (!system) {
-            MESSAGE("no KVM here: ", system.error().message());
+        auto vm = vm_here();
+        if (!vm)
             return nullptr;
-        }
-        auto vm = system->create_vm();
-        REQUIRE(vm);
         return std::make_unique<Machine>(*GuestMemory::create(bytes), std::move(*vm));
     }
     Machine(GuestMemory ram, Vm machine)

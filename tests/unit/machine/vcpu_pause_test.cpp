@@ -2,9 +2,8 @@
 // On the KVM of the machine that runs the tests, whatever kind it is; skipped where there is none.
 #include "machine/vcpu_pause.hpp"
 
-#include "kvm/system.hpp"
-#include "kvm/vm.hpp"
 #include "memory/guest_memory.hpp"
+#include "vm_here.hpp"
 
 #include <algorithm>
 #include <array>
@@ -35,13 +34,9 @@ struct Spinners {
     std::vector<std::thread> threads;
 
     static std::unique_ptr<Spinners> create() {
-        const auto system = System::open();
-        if (!system) {
-            MESSAGE("no KVM here: ", system.error().message());
+        auto vm = vm_here();
+        if (!vm)
             return nullptr;
-        }
-        auto vm = system->create_vm();
-        REQUIRE(vm);
         return std::make_unique<Spinners>(*GuestMemory::create(1_MiB), std::move(*vm));
     }
     Spinners(GuestMemory ram, Vm machine)
