@@ -88,6 +88,7 @@ class Case:
     kernel_locks: bool = True   # whether a linux guest first locks and seals itself
     argument: dict = field(default_factory=dict, hash=False)    # of a linux attack, by policy
     words: str | dict = field(default="", hash=False)   # more of the kernel command line; may be by policy
+    rounds: int = 0             # of a payload's race; --quick makes a third
     roots: str = ""             # how a linux guest has its roots checked: check or arena; "" as it likes
     needs: tuple = ()           # of disk, net, input, unaudited
     cpus: int = 1
@@ -203,6 +204,7 @@ def read_case(number, entry):
     check(what, set(case.policies) <= set(POLICIES), f"policies {case.policies}")
     check(what, case.source != LINUX or case.exact_names() == list(case.names), "linux has no patterns")
     check(what, set(case.needs) <= {"disk", "net", "input", "unaudited"}, f"needs {case.needs}")
+    check(what, case.rounds >= 0 and (case.source != LINUX or not case.rounds), f"rounds {case.rounds}")
     check(what, case.roots in ("", *ROOTS), f"roots {case.roots!r}")
     check(what, isinstance(case.words, str) or set(case.words) <= {OFF, *POLICIES}, f"words {case.words}")
     check(what, case.proof in ("", "changed", "unchanged"), f"proof {case.proof!r}")
