@@ -108,7 +108,8 @@ TEST_CASE("an event is one JSON line with its name first, then the time, then it
     CHECK(log->dropped() == 0);
 }
 
-TEST_CASE("hostile strings come out escaped, and never as bytes that a terminal obeys") {
+TEST_CASE("hostile strings come out escaped, and never as bytes that a terminal obeys" *
+          doctest::test_suite("exhaustive")) {
     CHECK(line_with("\"\\\n\x1b[2J\x7f").find(R"("text":"\"\\\u000a\u001b[2J\u007f")") != std::string::npos);
     CHECK(line_with({"a\0b", 3}).find(R"("a\u0000b")") != std::string::npos);
     CHECK(line_with("\xc2\x9b"

@@ -237,7 +237,7 @@ void compare_addresses(const CpuState& state, cs_mode mode, std::initializer_lis
     CHECK(compared > 5000);
 }
 
-TEST_CASE("every form of an address agrees with Capstone's operands") {
+TEST_CASE("every form of an address agrees with Capstone's operands" * doctest::test_suite("exhaustive")) {
     SUBCASE("64-bit code") {
         compare_addresses(state_64(), CS_MODE_64, {0, 0x64, 0x65});
     }

@@ -173,7 +173,8 @@ void execute(const DecodedInstruction& decoded, CpuState& state) {
     }
 }
 
-TEST_CASE_FIXTURE(Fixture, "of random code that stores, another instruction is never named") {
+TEST_CASE_FIXTURE(Fixture, "of random code that stores, another instruction is never named" *
+                               doctest::test_suite("exhaustive")) {
     std::mt19937_64 random(1);
     unsigned named = 0;
     unsigned stores = 0;
