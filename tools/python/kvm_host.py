@@ -1,0 +1,899 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a shell command inside a machine that has KVM: this one, or an
+emulated one that boots Debian's stock kernel for it. See --help."""
+
+import argparse
+import contextlib
+import fcntl
+import gzip
+import hashlib
+import lzma
+import os
+import posixpath
+import selectors
+import shlex
+import shutil
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import tarfile
+import tempfile
+import termios
+import time
+import tty
+from pathlib import Path
+
+import cache as caches
+
+LANES = ["native", "amd-npt", "amd-shadow", "intel-ept", "intel-noad"]
+BOOT_SECONDS = {"amd": 5, "intel": 15}
+# With KVM's newer MMU, every seventh guest that exits a lot finds page tables that are not its own in
+# emulated SVM (tools/kvm-host-init tells more); of 25 with the older one, none did.
+LANE_OPTIONS = {"amd-npt": "kvm.tdp_mmu=0", "amd-shadow": "kvm_amd.npt=0", "intel-noad": "kvm_intel.eptad=0"}
+# The host refines its TSC's frequency once KVM has taken the first one for its guests, whose timers stand
+# still if the two differ by more than this allows.
+KVM_OPTIONS = "kvm.tsc_tolerance_ppm=50000"
+HOST_FAILED = 125
+INIT = Path(__file__).resolve().parents[1] / "kvm-host-init"
+HOST_KERNEL = INIT.with_name("host-kernel")
+HOLD_VM = INIT.with_name("kvm-host-hold-vm.c")
+META_PACKAGE = "linux-image-6.12-cloud-amd64"
+CHANNELS = ["console", "stdout", "stderr", "status"]
+# An emulated AMD host says every second that it is alive; QEMU may lose its interrupts.
+SILENT_SECONDS = 60
+ESCAPE = b"\x1d"  # Ctrl-]
+
+EPILOG = """\
+The command runs under /bin/sh in a fresh directory, which is also first in
+PATH. --add and --get paths are relative to it. Programs bring their shared
+libraries along. Standard input is empty unless --interactive is given; stdout
+and stderr stay apart, unless both go to the same place here: then the command
+writes them into one pipe, so their order is exact.
+
+Exit status: the command's own; 2 for a bad option or file; 125 if the machine
+crashed, hung or ran out of --timeout, or a --get file was not there.
+
+Lanes: native (this machine's KVM and hardware); amd-npt, amd-shadow (QEMU
+emulates SVM; kvm_amd npt=1 with kvm tdp_mmu=0, npt=0); intel-ept, intel-noad
+(Bochs emulates VMX and EPT; kvm_intel eptad=1, eptad=0). The intel lanes' clock
+follows instructions, not real time; they have one CPU, at most 2048 MiB, and no
+interactive input; --get there brings out at most 512 MiB. Ctrl-] ends an
+interactive machine.
+
+example:
+  tools/kvm-host --lane amd-npt --add build/vmm/casemate --get report.json \\
+      -- 'casemate check --json >report.json'
+"""
+
+
+class Usage(Exception):
+    """The caller's mistake: one line, status 2."""
+
+
+class HostFailure(Exception):
+    """The machine or its preparation failed: one line, status 125."""
+
+
+class Options(argparse.ArgumentParser):
+    def error(self, message):
+        raise Usage(f"{message} (--help explains)")
+
+
+def parse_options(argv):
+    p = Options(prog="kvm-host", description=__doc__, epilog=EPILOG, allow_abbrev=False,
+                usage="kvm-host [options] -- COMMAND...",
+                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--lane", default="auto", choices=["auto", *LANES],
+                   help="auto (the default) takes native where it can, else amd-npt")
+    p.add_argument("--list", action="store_true", help="list the lanes and whether each works here")
+    p.add_argument("--kernel", default="stock", metavar="stock|attributes|FILE",
+                   help="host kernel; attributes is what tools/host-kernel builds; FILE is a bzImage or "
+                        "vmlinux with the lane's devices and KVM built in or in modules/ beside it")
+    p.add_argument("--add", action="append", default=[], metavar="FILE[:PATH]",
+                   help="bring a file or directory in (repeatable)")
+    p.add_argument("--get", action="append", default=[], metavar="PATH[:HOSTPATH]",
+                   help="bring a file or directory out afterwards (repeatable)")
+    p.add_argument("--out", default=".", metavar="DIR", help="where --get puts files")
+    p.add_argument("--timeout", type=float, default=900, metavar="S",
+                   help="seconds for boot and command, 0 for no limit (default 900)")
+    p.add_argument("--mem", type=int, metavar="MIB", help="default 3072 (amd), 1024 (intel)")
+    p.add_argument("--cpus", type=int, metavar="N", help="default 2 (amd); intel has 1")
+    p.add_argument("--interactive", action="store_true",
+                   help="connect this terminal to the command (native and amd lanes)")
+    p.add_argument("--verbose", action="store_true",
+                   help="show the emulator's and the kernel's messages on stderr")
+    p.add_argument("--quiet", action="store_true", help="no progress lines")
+    p.add_argument("--refresh", action="store_true", help="look for a newer stock kernel package")
+    p.add_argument("--print-kernel", action="store_true", help="print the path of the stock bzImage")
+    p.add_argument("--print-modules", action="store_true",
+                   help="print the directory of its uncompressed modules")
+    split = argv.index("--") if "--" in argv else len(argv)
+    o = p.parse_args(argv[:split])
+    o.command = " ".join(argv[split + 1:])
+    return o
+
+
+def say(o, message):
+    if not o.quiet:
+        print(f"kvm-host: {message}", file=sys.stderr, flush=True)
+
+
+def run_tool(*argv, **kwargs):
+    """A helper program's stdout; its failure is ours, with its last line."""
+    try:
+        done = subprocess.run(argv, check=True, capture_output=True,
+                              **(kwargs if "input" in kwargs else {"stdin": subprocess.DEVNULL, **kwargs}))
+    except FileNotFoundError:
+        raise HostFailure(f"{argv[0]} is not installed; tools/setup installs it") from None
+    except subprocess.CalledProcessError as e:
+        lines = e.stderr.decode(errors="replace").strip().splitlines()
+        raise HostFailure(f"{argv[0]} failed: {lines[-1] if lines else e.returncode}") from None
+    return done.stdout
+
+
+# --- lanes -----------------------------------------------------------------
+
+
+def lane_problem(lane):
+    """Why the lane cannot run here, or None."""
+    if lane == "native":
+        flags = Path("/proc/cpuinfo").read_text().split()
+        if "vmx" not in flags and "svm" not in flags:
+            return "the CPU shows no vmx or svm"
+        try:
+            os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
+        except OSError as e:
+            return f"/dev/kvm: {e.strerror}"
+        return None
+    needs = ["qemu-system-x86_64"] if lane.startswith("amd") else ["bochs", "xorriso", *BOCHS_FILES]
+    for need in needs:
+        if not (Path(need).exists() if "/" in need else shutil.which(need)):
+            return f"{need} is missing; tools/setup installs it"
+    return None
+
+
+BOCHS_BIOS = "/usr/share/bochs/BIOS-bochs-latest"
+BOCHS_VGA = "/usr/share/vgabios/vgabios.bin"
+ISOLINUX = ["/usr/lib/ISOLINUX/isolinux.bin", "/usr/lib/syslinux/modules/bios/ldlinux.c32"]
+BOCHS_FILES = [BOCHS_BIOS, BOCHS_VGA, *ISOLINUX]
+
+
+# --- the stock kernel ------------------------------------------------------
+
+
+def cache_directory():
+    path = caches.directory() / "kvm-host"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextlib.contextmanager
+def locked(cache):
+    with open(cache / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def stock_kernel(o):
+    """The directory with vmlinuz, vmlinux and modules/ of Debian's kernel.
+
+    Its name is the package's content hash. `stock` links to the one in use,
+    so a run is repeatable until --refresh moves it.
+    """
+    cache = cache_directory()
+    current = cache / "stock"
+    if current.exists() and not o.refresh:
+        return current.resolve()
+    with locked(cache):
+        if current.exists() and not o.refresh:
+            return current.resolve()
+        say(o, f"fetching Debian's {META_PACKAGE} (34 MB, once)")
+        with tempfile.TemporaryDirectory(dir=cache, prefix="new.") as new:
+            fetch_kernel(Path(new), current)
+        return current.resolve()
+
+
+def fetch_kernel(new, current):
+    depends = run_tool("apt-cache", "depends", META_PACKAGE).decode().split()
+    names = [w for w in depends if w.startswith("linux-image-") and w != META_PACKAGE]
+    if not names:
+        raise HostFailure(f"apt knows no {META_PACKAGE}: run apt-get update")
+    try:
+        run_tool("apt-get", "download", names[0] + "-unsigned", cwd=new)
+    except HostFailure:
+        run_tool("apt-get", "download", names[0], cwd=new)
+    package = next(new.glob("*.deb"))
+    final = current.parent / ("kernel-" + hashlib.sha256(package.read_bytes()).hexdigest()[:20])
+    if not final.exists():
+        tree = new / "tree"
+        run_tool("dpkg-deb", "-x", package, tree)
+        made = new / "made"
+        made.mkdir()
+        next(tree.glob("boot/vmlinuz-*")).rename(made / "vmlinuz")
+        (made / "vmlinux").write_bytes(unpack_kernel((made / "vmlinuz").read_bytes()))
+        (made / "bzimage-flat").write_bytes(
+            flat_kernel((made / "vmlinuz").read_bytes(), (made / "vmlinux").read_bytes()))
+        source = next(tree.glob("lib/modules/*"))
+        run_tool("sh", "-c", "find . -name '*.ko.xz' -print0 | xargs -0 -P2 -n64 xz -d", cwd=source)
+        run_tool("/sbin/depmod", "-b", tree, source.name)
+        target = made / "modules/lib/modules"
+        target.mkdir(parents=True)
+        source.rename(target / source.name)
+        made.rename(final)
+    link = new / "link"
+    link.symlink_to(final.name)
+    link.rename(current)
+
+
+def unpack_kernel(image):
+    """The vmlinux inside a bzImage (Linux Documentation/arch/x86/boot.rst,
+    payload_offset), so that no emulated CPU has to unpack it."""
+    if image[:4] == b"\x7fELF":
+        return image
+    if image[0x202:0x206] != b"HdrS":
+        raise Usage("--kernel: neither a bzImage nor an ELF vmlinux")
+    offset, length = struct.unpack_from("<II", image, 0x248)
+    start = ((image[0x1F1] or 4) + 1) * 512 + offset
+    payload = image[start:start + length]
+    if payload[:4] == b"\x28\xb5\x2f\xfd":
+        # The build appends the unpacked size, which zstd would call garbage.
+        return run_tool("zstd", "-dc", input=payload[:-4])
+    if payload[:6] == b"\xfd7zXZ\x00":
+        return lzma.LZMADecompressor().decompress(payload)
+    if payload[:2] == b"\x1f\x8b":
+        return gzip.decompress(payload)
+    raise HostFailure("the kernel's compression is not zstd, xz or gzip")
+
+
+def flat_kernel(bzimage, vmlinux):
+    """A bzImage that holds the same kernel unpacked, for an emulated CPU that
+    takes ten seconds to unpack it: loaded at 1 MiB, its segments already lie
+    where they run, and a stub in front enters them as the unpacker would
+    (Linux Documentation/arch/x86/boot.rst, "64-bit boot protocol")."""
+    entry, phoff = struct.unpack_from("<QQ", vmlinux, 24)
+    (count,) = struct.unpack_from("<H", vmlinux, 56)
+    headers = [struct.unpack_from("<IIQQQQQQ", vmlinux, phoff + 56 * i) for i in range(count)]
+    loads = [h for h in headers if h[0] == 1]  # PT_LOAD
+    base = 0x100000
+    tables, gdt = base + 0x1000, base + 0x800
+    stub = b"".join([
+        b"\xfa",                                                   # cli
+        b"\xb8", struct.pack("<I", tables), b"\x0f\x22\xd8",       # mov $tables, %cr3
+        b"\x0f\x20\xe0\x83\xc8\x20\x0f\x22\xe0",                   # or $PAE, %cr4
+        b"\xb9\x80\x00\x00\xc0\x0f\x32",                           # rdmsr EFER
+        b"\x0d\x00\x01\x00\x00\x0f\x30",                           # or $LME; wrmsr
+        b"\x0f\x01\x15", struct.pack("<I", gdt + 32),              # lgdt
+        b"\x0f\x20\xc0\x0d\x00\x00\x00\x80\x0f\x22\xc0",           # or $PG, %cr0
+        b"\xea", struct.pack("<IH", entry, 16),                    # ljmp $16, $entry
+    ])
+    code_and_data = [0, 0, 0xAF9A000000FFFF, 0xCF92000000FFFF]
+    front = stub.ljust(gdt - base, b"\0") + struct.pack("<4QHI", *code_and_data, 31, gdt)
+    front = front.ljust(tables - base, b"\0")
+    front += struct.pack("<Q", tables + 0x1003).ljust(4096, b"\0")  # one PML4 entry,
+    front += struct.pack("<4Q", *((i << 30) | 0x83 for i in range(4)))  # four 1-GiB pages
+    image = bytearray(max(h[4] + h[5] for h in loads) - base)
+    image[:len(front)] = front
+    for _, _, offset, _, physical, size, _, _ in loads:
+        image[physical - base:physical - base + size] = vmlinux[offset:offset + size]
+    # The zeros at the end are .bss and .brk, which the kernel clears.
+    image = image.rstrip(b"\0")
+    image += bytes(-len(image) % 4096)
+    setup = bytearray(bzimage[:((bzimage[0x1F1] or 4) + 1) * 512])
+    struct.pack_into("<I", setup, 0x1F4, len(image) // 16)  # syssize
+    setup[0x234] = 0  # relocatable_kernel
+    struct.pack_into("<Q", setup, 0x258, base)  # pref_address
+    return bytes(setup + image)
+
+
+# --- the initramfs ---------------------------------------------------------
+
+
+class Archive:
+    """Writes a newc cpio archive, everything owned by root."""
+
+    def __init__(self, file):
+        self.file, self.known, self.inode = file, {"/"}, 0
+
+    def entry(self, path, mode, size=0):
+        self.inode += 1
+        name = path.lstrip("/").encode() + b"\0"
+        fields = [self.inode, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, len(name), 0]
+        header = b"070701" + b"".join(b"%08x" % f for f in fields) + name
+        self.file.write(header + bytes(-len(header) % 4))
+
+    def parents(self, path):
+        parent = posixpath.dirname(path)
+        if parent not in self.known:
+            self.directory(parent)
+
+    def directory(self, path, mode=0o755):
+        if path in self.known:
+            return
+        self.parents(path)
+        self.known.add(path)
+        self.entry(path, stat.S_IFDIR | mode)
+
+    def data(self, path, data, mode=0o644, kind=stat.S_IFREG):
+        self.parents(path)
+        self.entry(path, kind | mode, len(data))
+        self.file.write(data + bytes(-len(data) % 4))
+
+    def copy(self, path, source):
+        with open(source, "rb") as f:
+            info = os.fstat(f.fileno())
+            if info.st_size >= 1 << 32:
+                raise Usage(f"--add {source}: 4 GiB is too big for an initramfs")
+            self.parents(path)
+            self.entry(path, stat.S_IFREG | (info.st_mode & 0o7777), info.st_size)
+            shutil.copyfileobj(f, self.file, 1 << 20)
+            self.file.write(bytes(-info.st_size % 4))
+
+    def link(self, path, target):
+        self.data(path, os.fsencode(target), kind=stat.S_IFLNK)
+
+    def finish(self):
+        self.entry("TRAILER!!!", 0)
+        # The kernel looks for the next archive at a multiple of four.
+        self.file.write(bytes(-self.file.tell() % 512))
+
+
+def lane_modules(kernel, vendor):
+    """Paths of the lane's modules and, for each, of those it depends on."""
+    tree = next(kernel.glob("modules/lib/modules/*"))
+    wanted = [f"kvm-{vendor}", "tun", "loop"]
+    if vendor == "intel":
+        wanted += ["ata_piix", "sd_mod"]
+    depends = {}
+    for line in (tree / "modules.dep").read_text().splitlines():
+        path, needs = line.split(":")
+        depends[path] = needs.split()
+    chosen = {}
+    for path, needs in depends.items():
+        if posixpath.basename(path)[:-len(".ko")] in wanted:
+            chosen.update({p: depends[p] for p in [path, *needs]})
+    return tree, chosen
+
+
+def base_archive(cache, kernel, vendor):
+    """What every run of a lane shares: busybox, init and modules. Kept under
+    the hash of all that goes in."""
+    busybox = shutil.which("busybox")
+    if not busybox:
+        raise HostFailure("busybox is not installed; tools/setup installs busybox-static")
+    key = hashlib.sha256(b"".join(Path(p).read_bytes() for p in [__file__, INIT, HOLD_VM, busybox]))
+    key.update(vendor.encode())
+    tree, modules = lane_modules(kernel, vendor) if kernel else (None, {})
+    for path in modules:
+        key.update(f"{tree.name} {path} {modules[path]}".encode() + (tree / path).read_bytes())
+    base = cache / f"base-{key.hexdigest()[:20]}.cpio"
+    if base.exists():
+        return base
+    with tempfile.TemporaryDirectory(dir=cache, prefix="new.") as new:
+        made = Path(new, "base")
+        with open(made, "wb") as f:
+            archive = Archive(f)
+            for name in ["/dev", "/proc", "/sys", "/run", "/root", "/sbin", "/usr/sbin"]:
+                archive.directory(name)
+            archive.directory("/tmp", 0o1777)
+            archive.copy("/init", INIT)
+            archive.copy("/bin/busybox", busybox)
+            if vendor == "amd":
+                hold_vm = Path(new, "hold-vm")
+                run_tool("gcc", "-O2", "-static", "-s", "-o", hold_vm, HOLD_VM)
+                archive.copy("/bin/hold-vm", hold_vm)
+            for applet in run_tool(busybox, "--list").decode().split():
+                if applet != "busybox":
+                    archive.link(f"/bin/{applet}", "busybox")
+            archive.link("/usr/bin/env", "/bin/busybox")
+            archive.data("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
+            archive.data("/etc/group", b"root:x:0:\n")
+            if kernel:
+                for path in modules:
+                    # Signature, type information and the names of trace
+                    # enums cost Bochs twelve seconds, and nobody reads them.
+                    lean = Path(new, "module.ko")
+                    run_tool("objcopy", "--strip-debug", "--remove-section=.BTF*",
+                             "--remove-section=_ftrace_eval_map", tree / path, lean)
+                    archive.copy(f"/lib/modules/{tree.name}/{path}", lean)
+                lines = [f"{path}: {' '.join(needs)}\n" for path, needs in modules.items()]
+                archive.data(f"/lib/modules/{tree.name}/modules.dep", "".join(lines).encode())
+            archive.finish()
+        made.rename(base)
+    return base
+
+
+def inside(path):
+    """Where a --add or --get path lies in the emulated machine."""
+    return posixpath.normpath(posixpath.join("/lane", path))
+
+
+def payload_archive(o, work):
+    """The command, its settings and its files."""
+    payload = work / "payload.cpio"
+    settings = {"lane": o.lane, "kvm_module": "kvm-amd" if o.lane.startswith("amd") else "kvm-intel",
+                "merge": "1" if same_output() else ""}
+    if o.interactive:
+        size = os.get_terminal_size(0)
+        settings |= {"interactive": "1", "term": os.environ.get("TERM", "vt100"),
+                     "rows": size.lines or 24, "columns": size.columns or 80}
+    with open(payload, "wb") as f:
+        archive = Archive(f)
+        archive.directory("/lane")
+        archive.data("/kvm-host/settings",
+                     "".join(f"{k}={shlex.quote(str(v))}\n" for k, v in settings.items()).encode())
+        archive.data("/kvm-host/command", os.fsencode(o.command) + b"\n")
+        archive.data("/kvm-host/get", "".join(f"{inside(p)[1:]}\n" for p, _ in o.get).encode())
+        programs = []
+        for source, path in o.add:
+            add_tree(archive, source, inside(path), programs)
+        for library in sorted(libraries(programs)):
+            archive.copy(library, library)
+        archive.finish()
+    return payload
+
+
+def add_tree(archive, source, path, programs):
+    if source.is_dir():
+        archive.directory(path)
+        for child in sorted(source.iterdir()):
+            if child.is_symlink():
+                archive.parents(posixpath.join(path, child.name))
+                archive.link(posixpath.join(path, child.name), os.readlink(child))
+            else:
+                add_tree(archive, child, posixpath.join(path, child.name), programs)
+    elif source.is_file():
+        archive.copy(path, source)
+        with open(source, "rb") as f:
+            if f.read(4) == b"\x7fELF":
+                programs.append(source)
+
+
+def libraries(programs):
+    if not programs:
+        return set()
+    # ldd's status says only whether all were dynamic.
+    listing = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=False).stdout
+    found = set()
+    for line in listing.splitlines():
+        if line.startswith("\t"):
+            found.update(w for w in line.split() if w.startswith("/"))
+            if "not found" in line:
+                raise Usage(f"--add: no library {line.split()[0]} on this machine")
+    if found:
+        # glibc loads it when a thread is cancelled, so ldd cannot know.
+        found.update(p for p in ["/lib/x86_64-linux-gnu/libgcc_s.so.1"] if os.path.exists(p))
+    return found
+
+
+# --- the emulators ---------------------------------------------------------
+
+DIE_WITH_US = ["setpriv", "--pdeathsig", "KILL"]
+
+# Fewer messages and less work for a CPU that is emulated; none of it changes
+# what KVM does for its guests.
+COMMAND_LINE = ("console=ttyS0 quiet panic=-1 mitigations=off audit=0 cryptomgr.notests ima=off "
+                "lsm=landlock,capability random.trust_cpu=on initcall_blacklist=jent_mod_init,trace_eval_init")
+
+
+def qemu_command(o, work, kernel, initrd, arguments):
+    command = [*DIE_WITH_US, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-machine", "q35",
+               "-cpu", "EPYC,+svm,+npt", "-smp", str(o.cpus), "-m", str(o.mem),
+               "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+               "-kernel", kernel, "-initrd", initrd, "-append", arguments,
+               "-chardev", f"file,id=console,path={work}/console", "-serial", "chardev:console",
+               "-chardev", f"file,id=files,path={work}/files", "-device", "virtio-serial-pci"]
+    for name in ["stdout", "stderr", "status", "alive"]:
+        command += ["-chardev", f"file,id={name},path={work}/{name}"]
+    for name in ["stdout", "stderr", "status", "alive", "files"]:
+        command += ["-device", f"virtserialport,chardev={name},name={name}"]
+    if o.interactive:
+        command += ["-chardev", f"socket,id=terminal,fd={o.terminal.fileno()}",
+                    "-device", "virtconsole,chardev=terminal,name=terminal"]
+    return command
+
+
+def bochs_command(o, work, kernel, initrd, arguments):
+    (work / "isolinux.cfg").write_text("DEFAULT host\nPROMPT 0\nLABEL host\n KERNEL vmlinuz\n"
+                                       f" APPEND initrd=initrd {arguments}\n")
+    files = {os.path.basename(f): f for f in [*ISOLINUX, work / "isolinux.cfg"]}
+    files |= {"vmlinuz": kernel, "initrd": initrd}
+    run_tool("xorriso", "-as", "mkisofs", "-quiet", "-o", work / "boot.iso", "-b", "isolinux.bin",
+             "-c", "boot.cat", "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table",
+             "-graft-points", *(f"{name}={file}" for name, file in files.items()))
+    with open(work / "files", "wb") as disk:
+        disk.truncate(BOCHS_DISK_BYTES)
+    ports = "".join(f"com{n}: enabled=1, mode=file, dev={work}/{name}\n"
+                    for n, name in enumerate(CHANNELS, 1))
+    # ips only sets how much time passes per instruction: low enough that the
+    # emulated baud rate and delays are short, high enough that the timer
+    # interrupt leaves time for work.
+    (work / "bochsrc").write_text(f"""\
+display_library: rfb, options="timeout=0"
+plugin_ctrl: speaker=0
+sound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy
+cpu: model=broadwell_ult, count=1, ips=50000000, reset_on_triple_fault=0
+memory: guest={o.mem}, host={o.mem}
+romimage: file={BOCHS_BIOS}
+vgaromimage: file={BOCHS_VGA}
+ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
+ata0-master: type=disk, path={work}/files, mode=flat, cylinders=0
+ata1: enabled=1, ioaddr1=0x170, ioaddr2=0x370, irq=15
+ata1-master: type=cdrom, path={work}/boot.iso, status=inserted
+boot: cdrom
+{ports}log: {work}/bochs.log
+clock: sync=none, time0=local
+panic: action=fatal
+error: action=ignore
+""")
+    (work / "go").write_text("c\n")
+    # Bochs' one display without X listens on every interface, and two of
+    # them must not meet: each gets a network of its own.
+    own_network = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--net"]
+    return [*own_network, *DIE_WITH_US, "bochs", "-q", "-f", work / "bochsrc", "-rc", work / "go"]
+
+
+BOCHS_DISK_BYTES = 512 << 20
+
+
+ENDING_SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+class Interrupted(Exception):
+    """SIGINT, SIGTERM or SIGHUP; or the escape key."""
+
+
+class Emulator:
+    """One run of an emulated machine."""
+
+    def __init__(self, o, work):
+        self.o, self.work = o, work
+        self.status = b""
+        self.heard = None  # when it last said that it is alive
+        self.panicked = False
+        self.console_tail = b""
+        self.selector = selectors.DefaultSelector()
+        self.log = open(work / "console.log", "wb")
+
+    def channel(self, name, handle):
+        os.mkfifo(self.work / name)
+        # Open for writing too: the emulator may come late and leave early.
+        fd = os.open(self.work / name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self.selector.register(fd, selectors.EVENT_READ, handle)
+
+    def on_console(self, data):
+        self.log.write(data)
+        self.log.flush()
+        if self.o.verbose:
+            write_all(2, data)
+        self.console_tail = (self.console_tail + data)[-4096:]
+        self.panicked = self.panicked or b"Kernel panic - not syncing" in self.console_tail
+
+    def on_status(self, data):
+        self.status += data
+
+    def on_alive(self, _):
+        self.heard = time.monotonic()
+
+    def on_keyboard(self, data):
+        if ESCAPE in data:
+            raise Interrupted(signal.SIGINT)
+        self.terminal.sendall(data)
+
+    def drain(self, timeout):
+        """Handles what has arrived; false if nothing had."""
+        ready = self.selector.select(timeout)
+        for key, _ in ready:
+            try:
+                data = os.read(key.fd, 1 << 16)
+            except OSError:
+                data = b""
+            if data:
+                key.data(data)
+            else:
+                self.selector.unregister(key.fileobj)
+        return bool(ready)
+
+    def run(self, command, **popen):
+        """Returns the command's status, or raises HostFailure."""
+        deadline = time.monotonic() + self.o.timeout if self.o.timeout else None
+        with open(self.work / "emulator.log", "wb") as log:
+            out = 2 if self.o.verbose else log
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                                       start_new_session=True, **popen)
+        try:
+            while not self.status.endswith(b"\n") and not self.panicked:
+                # The emulator's end makes no event; look now and then.
+                self.drain(0.1)
+                if process.poll() is not None:
+                    break
+                if self.heard and time.monotonic() > self.heard + SILENT_SECONDS:
+                    raise HostFailure(f"the machine has hung: no sign of life for {SILENT_SECONDS} s")
+                if deadline and time.monotonic() > deadline:
+                    raise HostFailure(f"no end after {self.o.timeout:g} s")
+            if self.panicked:
+                time.sleep(1)  # the call trace comes after the first line
+        finally:
+            process.kill()
+            process.wait()
+            while self.drain(0):
+                pass
+        if self.panicked:
+            raise HostFailure("the host kernel panicked")
+        if not self.status.endswith(b"\n"):
+            raise HostFailure("the emulated machine ended before the command did")
+        return int(self.status)
+
+
+def write_all(fd, data):
+    while data:
+        data = data[os.write(fd, data):]
+
+
+def same_output():
+    with contextlib.suppress(OSError):
+        return os.path.sameopenfile(1, 2)
+    return False
+
+
+@contextlib.contextmanager
+def raw_terminal():
+    saved = termios.tcgetattr(0)
+    tty.setraw(0)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(0, termios.TCSAFLUSH, saved)
+
+
+def run_emulated(o, work):
+    vendor = o.lane.split("-")[0]
+    cache = cache_directory()
+    if o.kernel == "stock":
+        kernel = stock_kernel(o)
+        image = kernel / ("vmlinux" if vendor == "amd" else "bzimage-flat")
+    else:
+        beside = Path(o.kernel).absolute().parent
+        kernel = beside if list(beside.glob("modules/lib/modules/*/modules.dep")) else None
+        image = kernel_file(o, vendor, work)
+    initrd = work / "initrd"
+    base = base_archive(cache, kernel, vendor)
+    with open(initrd, "wb") as out:
+        for part in [base, payload_archive(o, work)]:
+            with open(part, "rb") as f:
+                shutil.copyfileobj(f, out, 1 << 20)
+    arguments = COMMAND_LINE
+    arguments += f" {KVM_OPTIONS}"
+    if o.lane in LANE_OPTIONS:
+        arguments += f" {LANE_OPTIONS[o.lane]}"
+    if vendor == "intel":
+        arguments += " nokaslr tsc=reliable lpj=100000 no_timer_check"
+
+    emulator = Emulator(o, work)
+    for name, handle in [("console", emulator.on_console), ("stdout", lambda d: write_all(1, d)),
+                         ("stderr", lambda d: write_all(2, d)), ("status", emulator.on_status),
+                         ("alive", emulator.on_alive)]:
+        emulator.channel(name, handle)
+    popen = {}
+    with contextlib.ExitStack() as stack:
+        if o.interactive:
+            emulator.terminal, o.terminal = socket.socketpair()
+            popen["pass_fds"] = [o.terminal.fileno()]
+            emulator.selector.register(emulator.terminal, selectors.EVENT_READ, lambda d: write_all(1, d))
+            emulator.selector.register(0, selectors.EVENT_READ, emulator.on_keyboard)
+        prepare = qemu_command if vendor == "amd" else bochs_command
+        command = prepare(o, work, image, initrd, arguments)
+        if vendor == "intel" or os.isatty(2):
+            say(o, f"booting the {o.lane} host (about {BOOT_SECONDS[vendor]} s)")
+        if o.interactive:
+            say(o, "Ctrl-] ends it")
+            stack.enter_context(raw_terminal())
+        try:
+            status = emulator.run(command, **popen)
+        except HostFailure as e:
+            raise HostFailure(f"{e}; {save_log(cache, o.lane, work)}") from None
+    return bring_out(o, work / "files", status)
+
+
+def kernel_file(o, vendor, work):
+    image = Path(o.kernel).read_bytes()
+    unpacked = unpack_kernel(image)
+    if vendor == "intel":
+        if unpacked is image:
+            raise Usage(f"--kernel {o.kernel}: the intel lanes boot a bzImage, this is a vmlinux")
+        flat = work / "bzimage-flat"
+        flat.write_bytes(flat_kernel(image, unpacked))
+        return flat
+    if PVH_NOTE not in unpacked:
+        return Path(o.kernel)
+    vmlinux = work / "vmlinux"
+    vmlinux.write_bytes(unpacked)
+    return vmlinux
+
+
+# ELF note XEN_ELFNOTE_PHYS32_ENTRY: QEMU starts an ELF kernel only with it.
+PVH_NOTE = struct.pack("<I", 18) + b"Xen\0"
+
+
+def save_log(cache, lane, work):
+    logs = cache / "logs"
+    logs.mkdir(exist_ok=True)
+    saved = logs / f"{lane}-{os.getpid()}.log"
+    with open(saved, "wb") as f:
+        for name in ["emulator.log", "bochs.log", "console.log"]:
+            if (work / name).exists():
+                f.write((work / name).read_bytes()[-(1 << 20):])
+    lines = [line.strip() for line in (work / "console.log").read_text(errors="replace").split("\n")]
+    telling = [line for line in lines if "Kernel panic" in line] or [line for line in lines if line]
+    last = telling[-1] if telling else "nothing on its console"
+    return f"last words: {last[:120]!r}; log: {saved}"
+
+
+def bring_out(o, tar, status):
+    """Unpacks what --get asked for; what is not there makes a success a failure."""
+    if not o.get:
+        return status
+    try:
+        with tarfile.open(tar, "r:") as archive:
+            members = archive.getmembers()
+            missing = [p for p, to in o.get if not extract(archive, members, inside(p)[1:], to)]
+    except tarfile.ReadError:
+        missing = [p for p, _ in o.get]
+    return report_missing(missing, status)
+
+
+def report_missing(missing, status):
+    for path in missing:
+        print(f"kvm-host: --get {path}: the command left no such file", file=sys.stderr)
+    return status or (HOST_FAILED if missing else 0)
+
+
+def extract(archive, members, root, to):
+    """Writes one requested tree to `to`; false if it is not in the archive.
+
+    What ran in there may be hostile: nothing is written through a link."""
+    found = False
+    for m in members:
+        name = m.name.rstrip("/")
+        if name != root and not name.startswith(root + "/"):
+            continue
+        found = True
+        target = Path(to, *name[len(root):].strip("/").split("/")) if name != root else to
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if ".." in name.split("/") or (target != to and not is_below(target.parent, to)):
+            raise HostFailure(f"--get: {name!r} would leave {to}")
+        if m.isdir():
+            target.mkdir(exist_ok=True)
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            target.unlink()
+        if m.issym():
+            target.symlink_to(m.linkname)
+        elif m.isreg() or m.islnk():
+            with archive.extractfile(m) as source, open(target, "wb") as out:
+                shutil.copyfileobj(source, out, 1 << 20)
+            target.chmod(m.mode & 0o777)
+    return found
+
+
+def is_below(path, root):
+    return path.resolve().is_relative_to(root.resolve())
+
+
+def run_native(o, work):
+    scratch = work / "work"
+    scratch.mkdir()
+    for source, path in o.add:
+        target = scratch / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
+        else:
+            shutil.copy2(source, target)
+    environment = os.environ | {"PATH": f"{scratch}:{os.environ['PATH']}", "KVM_HOST_LANE": "native"}
+    if o.interactive:
+        signal.signal(signal.SIGINT, lambda *_: None)  # the command's to handle
+    process = subprocess.Popen(["sh", "-c", o.command], cwd=scratch, env=environment,
+                               stdin=None if o.interactive else subprocess.DEVNULL,
+                               process_group=None if o.interactive else 0)
+    try:
+        status = process.wait(o.timeout or None)
+    except subprocess.TimeoutExpired:
+        raise HostFailure(f"no end after {o.timeout:g} s") from None
+    finally:
+        if not o.interactive:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.wait()
+    missing = []
+    for path, to in o.get:
+        source = scratch / path
+        if source.is_dir():
+            shutil.copytree(source, to, symlinks=True, dirs_exist_ok=True)
+        elif source.exists():
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, to)
+        else:
+            missing.append(path)
+    return report_missing(missing, status if status >= 0 else 128 - status)
+
+
+# --- the command line ------------------------------------------------------
+
+
+def check_options(o):
+    if not o.command.strip():
+        raise Usage("no command: put it after -- (--help explains)")
+    problem = lane_problem("native")
+    if o.lane == "auto":
+        o.lane = "amd-npt" if problem else "native"
+    problem = lane_problem(o.lane)
+    if problem:
+        raise Usage(f"the {o.lane} lane cannot run here: {problem}")
+    intel = o.lane.startswith("intel")
+    o.cpus = o.cpus or (1 if intel else 2)
+    o.mem = o.mem or (1024 if intel else 3072)
+    if intel and o.cpus != 1:
+        raise Usage("--cpus: the intel lanes have one CPU")
+    if not 256 <= o.mem <= (2048 if intel else 1 << 20):
+        raise Usage(f"--mem {o.mem}: 256 to {2048 if intel else 1 << 20} MiB")
+    if o.interactive and intel:
+        raise Usage("--interactive: the intel lanes have no interactive input; take an amd lane")
+    if o.interactive and not os.isatty(0):
+        raise Usage("--interactive: standard input is not a terminal")
+    if o.kernel == "attributes":
+        o.kernel = os.path.join(run_tool(HOST_KERNEL, "--print").decode().strip(), "bzImage")
+        if not os.path.isfile(o.kernel):
+            raise Usage("--kernel attributes: not built yet; tools/host-kernel builds it")
+    if o.kernel != "stock" and not os.path.isfile(o.kernel):
+        raise Usage(f"--kernel {o.kernel}: no such file")
+    o.add = [(Path(source), path or os.path.basename(source.rstrip("/")))
+             for source, _, path in (a.partition(":") for a in o.add)]
+    for source, path in o.add:
+        if not source.exists():
+            raise Usage(f"--add {source}: no such file or directory")
+    o.get = [(path, Path(o.out, to or posixpath.basename(path.rstrip("/"))))
+             for path, _, to in (g.partition(":") for g in o.get)]
+    for path in [p for _, p in o.add] + [p for p, _ in o.get]:
+        if o.lane == "native" and (path.startswith("/") or ".." in path.split("/")):
+            raise Usage(f"{path}: the native lane takes only paths below its own directory")
+        if "\n" in path:
+            raise Usage("a path must not contain a newline")
+
+
+def main(argv):
+    o = parse_options(argv)
+    if o.list:
+        for lane in LANES:
+            print(f"{lane:11} {'no: ' + why if (why := lane_problem(lane)) else 'yes'}")
+        return 0
+    if o.print_kernel or o.print_modules:
+        kernel = stock_kernel(o)
+        print(kernel / "vmlinuz" if o.print_kernel else next(kernel.glob("modules/lib/modules/*")))
+        return 0
+    check_options(o)
+    with tempfile.TemporaryDirectory(prefix="kvm-host.") as work:
+        return (run_native if o.lane == "native" else run_emulated)(o, Path(work))
+
+
+def on_signal(number, _frame):
+    for n in ENDING_SIGNALS:  # one is enough, and cleaning up takes a moment
+        signal.signal(n, signal.SIG_IGN)
+    raise Interrupted(number)
+
+
+if __name__ == "__main__":
+    for ending in ENDING_SIGNALS:
+        signal.signal(ending, on_signal)
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except Interrupted as e:
+        sys.exit(128 + e.args[0])
+    except BrokenPipeError:
+        sys.exit(128 + signal.SIGPIPE)
+    except (Usage, HostFailure, OSError) as e:
+        print(f"kvm-host: {e}", file=sys.stderr)
+        sys.exit(2 if isinstance(e, Usage) else HOST_FAILED)
