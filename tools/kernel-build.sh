@@ -25,6 +25,8 @@ readonly make_variables=(
 	PAHOLE=false
 )
 readonly strip_options=(--strip-debug)
+# The unpacked source, its objects and the result, with some to spare.
+readonly space_mib=1200
 
 # More than half of the archive: other architectures, and devices that no
 # kernel of ours drives. Their Kconfig files stay, because kconfig reads all of
@@ -139,11 +141,15 @@ without ${unpacked_without[*]}"
 # its object.
 unpack() {
 	[[ ! -e $tree/pristine ]] || return 0
+	local free
+	free=$(df --output=avail -m -- "$tree" | tail -n 1)
+	((free >= space_mib)) ||
+		die "the disk is full: a build takes $space_mib MiB in $cache, and $((free)) are free: free some or set CASEMATE_CACHE, and run it again"
 	say "unpacking $(basename -- "$tarball")"
 	rm -rf -- "$tree/unpacking" "$tree/src" "$tree/obj"
 	mkdir -p -- "$tree/unpacking"
 	xz -dc -T0 -- "$tarball" | tar -x -C "$tree/unpacking" --strip-components=1 \
-		--no-same-owner "${unpacked_without[@]/#/--exclude=}"
+		--no-same-owner "${unpacked_without[@]/#/--exclude=}" 2>>"$log" || fail_with_log "unpacking failed"
 	mv -T -- "$tree/unpacking" "$tree/pristine"
 }
 
@@ -254,6 +260,8 @@ refuse_unpacked_drivers() {
 # --- the build ---------------------------------------------------------------
 
 fail_with_log() {
+	! grep -q 'No space left on device' -- "$log" ||
+		die "$1: the disk is full: free some or set CASEMATE_CACHE to another one, and run it again"
 	say "$1; the end of $log:"
 	tail -n 20 -- "$log" >&2
 	exit 1

@@ -39,6 +39,7 @@ ATTACKS = {
 }
 MUTATIONS = ROOT / "tools/host-kernel-patches/linux-6.12/mutations/0001-KVM-Leave-out-a-check-on-demand.patch"
 ATTACK_CONFIG = ROOT / "guest-kernel-patches/linux-6.12/attack.config"
+SUITES = ["bookworm", "trixie"]
 QUICK = ["build", "unit", "format", "shellcheck", "headers", "usage"]
 WARNINGS = ["-std=c++23", "-Wall", "-Wextra", "-Wconversion", "-Wno-missing-field-initializers", "-Werror",
             "-D_GNU_SOURCE"]
@@ -202,7 +203,7 @@ class Plan:
         "threads": ["g++"], "headers": ["g++"], "fuzz": ["clang++-19"], "format": ["clang-format-19"],
         "tidy": ["clang-tidy-19"], "shellcheck": ["shellcheck"], "tools": [], "usage": ["busybox"],
         "attacks": ["qemu-system-x86_64", "bochs", "busybox"],
-        "host-selftest": ["qemu-system-x86_64", "bochs", "busybox"],
+        "host-selftest": ["qemu-system-x86_64", "bochs", "busybox"], "fresh": ["mmdebstrap", "unshare"],
         **{lane: ["qemu-system-x86_64" if lane[0] == "a" else "bochs", "busybox", "mkfs.ext4"] for lane in LANES},
     }
 
@@ -212,7 +213,7 @@ class Plan:
 
     # Builds use all CPUs, so they come before the jobs, one by one.
     def prepare(self, kinds):
-        if kinds - {"format", "shellcheck", "host-selftest"}:
+        if kinds - {"format", "shellcheck", "host-selftest", "fresh"}:
             self.configure("build", self.build_dir, {}, ["-Dwerror=true"])
         if kinds & {"sanitize", "fuzz"}:
             # Meson puts ccache before the compilers that it finds, not before those that it is given.
@@ -340,6 +341,10 @@ class Plan:
         for lane in LANES:
             yield Job("host-selftest", lane, [ROOT / "tests/host/selftest", "--lane", lane], tap=True, timeout=1500)
 
+    def fresh(self):
+        for suite in SUITES:
+            yield Job("fresh", suite, [ROOT / "tests/fresh/run", "--suite", suite], tap=True, timeout=3000)
+
     def names(self, kind):
         """For --list; what is not built yet is not known."""
         if kind in LANES:
@@ -374,6 +379,13 @@ def interrupt(*_):
     raise KeyboardInterrupt
 
 
+def progress(line):
+    """How far a build is, as ninja or a tool of ours says."""
+    if found := re.match(r"\[(\d+)/(\d+)\]", line):
+        return f"{int(found[1]) * 100 // int(found[2])}%"
+    return found[1] if (found := re.match(r"[a-z-]+: building: (.*)", line)) else None
+
+
 def run_job(job, report):
     """Runs it and reports its results; true if all are good."""
     begin = time.monotonic()
@@ -391,9 +403,13 @@ def run_job(job, report):
         timer = threading.Timer(job.timeout, lambda: os.killpg(process.pid, 9))
         timer.daemon = True
         timer.start()
+        told = begin
         for line in process.stdout:
             out.write(line)
             out.flush()
+            if job.kind == "prepare" and time.monotonic() > told + 30 and (done := progress(line)):
+                told = time.monotonic()
+                report.say(f"{job.name}: {done}")
             if job.tap and (found := re.match(r"(not )?ok (\S+)(?: - (.*))?", line)):
                 bad, name, why = found.groups()
                 results.append(not bad)
@@ -484,7 +500,7 @@ def main():
     try:
         plan.prepare(set(chosen))
         # The lanes are the longest jobs: they start first, the many small ones fill up.
-        slow = ["attacks", *LANES, "host-selftest"]
+        slow = ["attacks", *LANES, "host-selftest", "fresh"]
         order = sorted(chosen, key=lambda k: slow.index(k) if k in slow else len(slow))
         run_all([job for kind in order for job in plan.jobs(kind)], report, cache, o.jobs)
     except KeyboardInterrupt:
