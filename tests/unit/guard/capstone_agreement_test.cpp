@@ -255,9 +255,17 @@ TEST_CASE("every form of an address agrees with Capstone's operands" * doctest::
 }
 
 TEST_CASE("Capstone's other architectures are not linked in") {
-    csh handle = 0;
-    CHECK(cs_open(CS_ARCH_ARM, CS_MODE_ARM, &handle) == CS_ERR_ARCH);
-    CHECK(cs_open(CS_ARCH_PPC, CS_MODE_64, &handle) == CS_ERR_ARCH);
+    // Each costs every monitor start-up time and memory; a new one gets its line in capstone_x86_only.cpp.
+    for (int architecture = 0; architecture < CS_ARCH_MAX; ++architecture) {
+        if (architecture == CS_ARCH_X86)
+            continue;
+        INFO("cs_arch " << architecture);
+        csh handle = 0;
+        const cs_err error = cs_open(static_cast<cs_arch>(architecture), static_cast<cs_mode>(0), &handle);
+        CHECK(error == CS_ERR_ARCH);
+        if (error == CS_ERR_OK)
+            cs_close(&handle);
+    }
 }
 
 } // namespace
