@@ -90,10 +90,11 @@ StoreEffect of_two_byte(const Encoding& encoding) {
         return StoreEffect::repeatable;
     switch (opcode) {
     case 0x00: // SLDT, STR
-    case 0x01: // SGDT, SIDT, SMSW
+    case 0x01: // SGDT, SIDT, SMSW, CLZERO
     case 0x11:
     case 0x13:
     case 0x17:
+    case 0x1b: // BNDMOV
     case 0x29:
     case 0x2b: // MOVUPS, MOVLPS, MOVHPS, MOVAPS, MOVNTPS and their kin
     case 0x7e:
@@ -177,9 +178,8 @@ StoreEffect store_effect(const Encoding& encoding) {
         return of_one_byte(encoding);
     case OpcodeMap::two_byte:
         return encoding.vex ? StoreEffect::same_addresses : of_two_byte(encoding);
-    case OpcodeMap::three_byte_38: // MOVBE
-        return !encoding.vex && encoding.opcode == 0xf1 ? StoreEffect::repeatable
-                                                        : StoreEffect::same_addresses;
+    case OpcodeMap::three_byte_38: // MOVBE, MOVDIR64B, MOVDIRI
+        return !encoding.vex ? StoreEffect::repeatable : StoreEffect::same_addresses;
     case OpcodeMap::three_byte_3a: // PEXTRB and its kin
         break;
     }

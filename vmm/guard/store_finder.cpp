@@ -119,8 +119,9 @@ bool condition(uint64_t rflags, unsigned code) {
     return holds != ((code & 1U) != 0);
 }
 
-// Finds the stores of one instruction that Capstone knows, by opcode. Capstone 4's own account of what an
-// operand's access is has gaps (it calls many stores reads) and tells of no implicit ones.
+// Finds the stores of one instruction that Capstone knows, by opcode. Capstone's own account of what an
+// operand's access is has gaps (4 and 5 call many stores reads, and some reads stores) and tells of no
+// implicit ones.
 class StoreFinder {
 public:
     StoreFinder(const Encoding& encoding, std::span<const std::byte> bytes, const CpuState& state,
@@ -302,12 +303,17 @@ private:
         }
     }
 
-    void call(uint64_t bytes) {
+    void call(uint64_t bytes, bool length_is_certain = true) {
         // With 66 in 64-bit mode Intel ignores the prefix, AMD pushes two bytes: within these eight.
         if (is_64_bit() && m_encoding.operand_size_prefix)
             push(8);
         else
-            push(bytes, next_instruction());
+            push(bytes, length_is_certain ? std::optional(next_instruction()) : std::nullopt);
+    }
+    // Capstone 4 takes the displacement for two bytes or four, in the wrong mode, behind some prefixes.
+    void relative_call() {
+        const uint64_t displacement_bytes = is_64_bit() ? 4 : operand_bytes();
+        call(stack_operand_bytes(), last_immediate(displacement_bytes, 8).has_value());
     }
     // The return address, and above it CS (SDM Vol. 2A, CALL).
     void far_call() {
@@ -437,7 +443,7 @@ private:
             enter();
             break;
         case 0xe8:
-            call(stack_operand_bytes());
+            relative_call();
             break;
         case 0xf6:
         case 0xf7: // NOT, NEG; the others of group 3 store to registers
@@ -546,6 +552,8 @@ private:
         case 0x29:
             to_memory_from_xmm(16);
             return true;
+        case 0x1b:
+            return bound();
         case 0x2b: // MOVNTPS, MOVNTPD; MOVNTSS, MOVNTSD (AMD)
             to_memory_from_xmm(prefix == Prefix::xf3 ? 4 : prefix == Prefix::xf2 ? 8 : 16);
             return true;
@@ -618,12 +626,31 @@ private:
         }
     }
 
-    // SGDT, SIDT, SMSW. With F3: shadow stacks, of which Capstone 4 knows nothing.
+    // SDM Vol. 2A, BNDMOV, BNDSTX, BNDMK; Vol. 2B, NOP, which they all are while MPX is off. BNDSTX stores to
+    // a table that BNDCFGU or BNDCFGS leads to, which are not here.
+    bool bound() {
+        if (m_encoding.mandatory == Prefix::x66)
+            to_memory(is_64_bit() ? 16 : 8);
+        return m_encoding.mandatory != Prefix::none || !m_encoding.memory;
+    }
+
+    // AMD APM Vol. 3, CLZERO: all of the cache line that rAX points into, 64 bytes on every CPU that has it.
+    void clear_cache_line() {
+        constexpr uint64_t line_bytes = 64;
+        const uint64_t pointed_to = linear(m_encoding.override_with.value_or(Segment::ds),
+                                           full_register(rax) & mask_of_bits(m_encoding.address_bits));
+        add(pointed_to & ~(line_bytes - 1), line_bytes, 0);
+    }
+
+    // SGDT, SIDT, SMSW, CLZERO. With F3: shadow stacks, whose pages no other store reaches.
     bool group_7() {
         if (m_encoding.mandatory == Prefix::xf3 && m_encoding.extension() == 5)
             return false;
-        if (!m_encoding.memory)
+        if (!m_encoding.memory) {
+            if (m_encoding.extension() == 7 && (m_encoding.rm & 7U) == 4)
+                clear_cache_line();
             return true;
+        }
         const kvm_sregs& system = m_state.system;
         const auto table = [&](const kvm_dtable& pseudo_descriptor) {
             to_memory(is_64_bit() ? 10 : 6,
@@ -698,6 +725,13 @@ private:
             area_bytes - legacy_and_header_bytes);
     }
 
+    // SDM Vol. 2B, MOVDIR64B: to ES:reg, a register as wide as an address.
+    void move_64_bytes() {
+        constexpr uint64_t moved_bytes = 64;
+        add(linear(Segment::es, full_register(m_encoding.reg) & mask_of_bits(m_encoding.address_bits)),
+            moved_bytes);
+    }
+
     bool three_byte_38() {
         const Prefix prefix = m_encoding.mandatory;
         switch (m_encoding.opcode) {
@@ -707,12 +741,19 @@ private:
                 to_memory(bytes, std::byteswap(full_register(m_encoding.reg)) >> (64 - 8 * bytes));
             }
             return true;
-        case 0xf5:
-        case 0xf6: // WRUSS, WRSS; ADOX, ADCX
-            return m_encoding.opcode == 0xf6 && prefix != Prefix::none;
-        case 0xf8:
-        case 0xf9:
-        case 0xfc: // MOVDIR64B, ENQCMD; MOVDIRI; AADD and its kin
+        case 0xf5: // WRUSS
+            return false;
+        case 0xf6: // ADOX, ADCX; without prefix WRSS, and Capstone 5 takes it for that with F2, too
+            return prefix == Prefix::x66 || prefix == Prefix::xf3;
+        case 0xf8: // MOVDIR64B; ENQCMD, ENQCMDS
+            if (prefix != Prefix::x66)
+                return false;
+            move_64_bytes();
+            return true;
+        case 0xf9: // MOVDIRI
+            to_memory_from_register(wide_bytes());
+            return prefix == Prefix::none;
+        case 0xfc: // AADD and its kin
             return false;
         default:
             return true;
@@ -784,9 +825,12 @@ private:
             if (prefix == Prefix::x66)
                 to_memory_from_xmm(wide_bytes());
             break;
-        case 0x91: // KMOVB, KMOVW; with W, KMOVD and KMOVQ, of which Capstone 4 knows nothing
-            to_memory(prefix == Prefix::x66 ? 1 : 2);
-            return !m_encoding.wide;
+        case 0x91: // KMOVB, KMOVW; with W, KMOVD and KMOVQ
+            if (m_encoding.wide)
+                to_memory(prefix == Prefix::x66 ? 4 : 8);
+            else
+                to_memory(prefix == Prefix::x66 ? 1 : 2);
+            break;
         case 0xae:
             if (m_encoding.extension() == 3)
                 to_memory(4); // as STMXCSR

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Store finder: where an instruction stores, by its opcode, as the SDM says. Capstone 4 calls half of all
-// stores reads, has some sizes wrong and tells of no implicit ones
+// Store finder: where an instruction stores, by its opcode, as the SDM says. Capstone 4 and 5 call half of
+// all stores reads, have some sizes wrong and tell of no implicit ones
 // (tests/unit/guard/capstone_agreement_test.cpp).
 #pragma once
 

@@ -137,7 +137,7 @@ TEST_CASE("nothing explains the fault: each reason") {
     const auto load = guest.run(CODE64("mov rax, [rbx]"));
     CHECK(load.reason.starts_with("the instruction stores nothing"));
     CHECK(load.code.size() == 3);
-    const auto strange = guest.run(CODE64("movdiri [rbx], rax"));
+    const auto strange = guest.run(CODE64("wrssq [rbx], rax"));
     CHECK(strange.reason == "the decoder does not know the instruction");
     CHECK(strange.code.size() == longest_instruction);
     CHECK(strange.instruction.empty());

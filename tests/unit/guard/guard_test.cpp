@@ -171,8 +171,8 @@ void put_no_store_to_the_lock(Fixture& f) {
         f.put({0x90, 0x90});
     }
     SUBCASE("the decoder does not know the store") {
-        f.put({0x0f, 0x38, 0xf9, 0x18});
-    } // movdiri [eax], ebx
+        f.put({0x0f, 0x38, 0xf6, 0x18});
+    } // wrssd [eax], ebx
     SUBCASE("the store is elsewhere") {
         f.cpu.registers().rax = page.value + page_bytes;
     }

@@ -4,6 +4,7 @@
 #include "assembled.hpp"
 
 #include <array>
+#include <capstone/capstone.h>
 #include <doctest/doctest.h>
 #include <initializer_list>
 #include <limits>
@@ -511,9 +512,87 @@ TEST_CASE("what names memory without storing") {
     stores_nothing(CODE64("endbr64"));
 }
 
-TEST_CASE("what Capstone 4 does not know, or takes for another instruction, is unknown") {
-    unknown<4>({0x0f, 0x38, 0xf9, 0x03});             // movdiri [rbx], eax
-    unknown<5>({0x66, 0x0f, 0x38, 0xf8, 0x03});       // movdir64b rax, [rbx]
+// Capstone 5 knows `code`, Capstone 4 does not.
+template <size_t N>
+void stores_since_capstone_5(const std::array<unsigned char, N>& code, const CpuState& state,
+                             const Store& store) {
+    const auto bytes = std::as_bytes(std::span(code));
+    if (CS_API_MAJOR >= 5)
+        check(bytes, state, {store});
+    else
+        CHECK_FALSE(Decoder().decode(bytes, state));
+}
+
+TEST_CASE("what Capstone knows since version 5 is unknown before it, and then stores where it should") {
+    const CpuState long_state = state_64();
+    const auto stores_64 = [&](const auto& code, uint64_t bytes, std::optional<uint64_t> value = {}) {
+        stores_since_capstone_5(code, long_state, {test_rbx, bytes, value});
+    };
+    stores_64(std::to_array<unsigned char>({0x0f, 0x38, 0xf9, 0x03}), 4, 0xa3a2a1a0); // movdiri [rbx], eax
+    stores_64(std::to_array<unsigned char>({0x48, 0x0f, 0x38, 0xf9, 0x03}), 8, 0xa7a6a5a4a3a2a1a0);
+    stores_64(std::to_array<unsigned char>({0xc4, 0xe1, 0xf9, 0x91, 0x0b}), 4); // kmovd [rbx], k1
+    stores_64(std::to_array<unsigned char>({0xc4, 0xe1, 0xf8, 0x91, 0x0b}), 8); // kmovq [rbx], k1
+
+    // movdir64b rdi, [rbx]; edi, [ebx]; and in 32-bit code to ES
+    const auto movdir64b = std::to_array<unsigned char>({0x66, 0x0f, 0x38, 0xf8, 0x3b});
+    stores_since_capstone_5(movdir64b, long_state, {test_rdi, 64, {}});
+    stores_since_capstone_5(std::to_array<unsigned char>({0x67, 0x66, 0x0f, 0x38, 0xf8, 0x3b}), long_state,
+                            {test_rdi & 0xffffffff, 64, {}});
+    stores_since_capstone_5(movdir64b, state_32(), {0x8000 + 0x7000, 64, {}});
+}
+
+TEST_CASE("clzero stores a whole cache line, the one that rAX points into") {
+    constexpr auto clzero = std::to_array<unsigned char>({0x0f, 0x01, 0xfc});
+    CpuState state = state_64();
+    const auto at = [&](const auto& code, uint64_t rax, uint64_t line) {
+        state.registers.rax = rax;
+        stores_since_capstone_5(code, state, {line, 64, 0});
+    };
+    at(clzero, test_rbx, test_rbx);
+    at(clzero, test_rbx + 0x3f, test_rbx);
+    at(clzero, test_rbx + 0x40, test_rbx + 0x40);
+    at(clzero, ~0ULL, ~0ULL - 0x3f);
+    at(clzero, 0, 0);
+    at(std::to_array<unsigned char>({0x67, 0x0f, 0x01, 0xfc}), 0xffff888012345678, 0x12345640);
+    at(std::to_array<unsigned char>({0x65, 0x0f, 0x01, 0xfc}), 0x141, test_gs_base + 0x140);
+    state = state_32();
+    at(clzero, 0xdead000000000fff, 0x7000 + 0xfc0);
+    at(clzero, 0xfffff000, 0x6000); // wraps
+    state = state_16();
+    at(clzero, 0xdead0041, 0x30000 + 0x40);
+    stores_nothing(CODE64(".byte 0x0f, 0x01, 0xf8")); // swapgs, its neighbour
+}
+
+TEST_CASE("of MPX, bndmov stores; bndstx does at an address that is not to be had") {
+    constexpr auto bndmov = std::to_array<unsigned char>({0x66, 0x0f, 0x1b, 0x03});
+    check(std::as_bytes(std::span(bndmov)), state_64(), {{test_rbx, 16, {}}});
+    check(std::as_bytes(std::span(bndmov)), state_32(), {{0x7000 + 0x5000, 8, {}}});
+    stores_nothing(CODE64(".byte 0x66, 0x0f, 0x1a, 0x03")); // bndmov bnd0, [rbx]
+    stores_nothing(CODE64(".byte 0xf3, 0x0f, 0x1b, 0x03")); // bndmk
+    stores_nothing(CODE64(".byte 0xf2, 0x0f, 0x1b, 0x03")); // bndcn
+    stores_nothing(CODE64(".byte 0x0f, 0x1a, 0x03"));       // bndldx
+    unknown<3>({0x0f, 0x1b, 0x03});                         // bndstx [rbx], bnd0
+}
+
+TEST_CASE("what Capstone calls a store and is none") {
+    stores_nothing(CODE64("frstor [rbx]"));
+    stores_nothing(CODE64(".byte 0xc4, 0xe3, 0x85, 0x48, 0x03, 0x00")); // vpermil2ps ..., [rbx], 0
+    stores_nothing(CODE64(".byte 0xc4, 0xe3, 0x85, 0x49, 0x03, 0x00")); // vpermil2pd ..., [rbx], 0
+}
+
+TEST_CASE("a call pushes a return address only where Capstone has its length right") {
+    // REX.W behind 67: seven bytes, of which Capstone 4 sees five.
+    constexpr auto call = std::to_array<unsigned char>({0x67, 0x48, 0xe8, 11, 0, 0, 0});
+    const auto decoded = Decoder().decode(std::as_bytes(std::span(call)), state_64());
+    REQUIRE(decoded);
+    REQUIRE(decoded->stores.size() == 1);
+    CHECK(decoded->stores[0].address.value == test_rsp - 8);
+    CHECK(decoded->stores[0].value.value_or(test_rip + call.size()) == test_rip + call.size());
+}
+
+TEST_CASE("what neither Capstone knows, or what it takes for another instruction, is unknown") {
+    unknown<5>({0xf3, 0x0f, 0x38, 0xf9, 0x03});       // no movdiri
+    unknown<5>({0xf3, 0x0f, 0x38, 0xf8, 0x03});       // enqcmds rax, [rbx]
     unknown<5>({0xf2, 0x0f, 0x38, 0xf8, 0x03});       // enqcmd rax, [rbx]
     unknown<5>({0x48, 0x0f, 0x38, 0xf6, 0x03});       // wrssq [rbx], rax
     unknown<6>({0x66, 0x48, 0x0f, 0x38, 0xf5, 0x03}); // wrussq [rbx], rax
@@ -525,9 +604,7 @@ TEST_CASE("what Capstone 4 does not know, or takes for another instruction, is u
     unknown<4>({0xf3, 0x0f, 0x01, 0xe8});             // setssbsy
     unknown<4>({0xf3, 0x0f, 0xc7, 0xf0});             // senduipi rax
     unknown<3>({0x0f, 0xa7, 0xc0});                   // xstore
-    unknown<3>({0x0f, 0x01, 0xfc});                   // clzero
-    unknown<5>({0xc4, 0xe1, 0xf9, 0x91, 0x0b});       // kmovd [rbx], k1
-    unknown<5>({0xc4, 0xe1, 0xf8, 0x91, 0x0b});       // kmovq [rbx], k1
+    unknown<5>({0xf2, 0x0f, 0x38, 0xf6, 0x03});       // no wrssd: with F2 no instruction
     unknown<6>({0x62, 0xf1, 0x7c, 0x48, 0x11, 0x1b}); // vmovups [rbx], zmm3
     unknown<5>({0x8f, 0xe9, 0x78, 0x81, 0x03});       // vfrczpd xmm0, [rbx] (XOP)
     unknown<1>({0x06});                               // push es: not in 64-bit code
