@@ -26,6 +26,13 @@ int fallocate_mode(DiskOperation operation) {
            (operation == DiskOperation::write_zeroes ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE);
 }
 
+// io_uring_prep_fallocate() takes off_t in liburing 2.3 (Debian 12), __u64 in 2.9 (Debian 13).
+struct FallocateArgument {
+    uint64_t value;
+    operator off_t() const { return static_cast<off_t>(value); }
+    operator __u64() const { return value; }
+};
+
 bool moves_data(DiskOperation operation) {
     return operation == DiskOperation::read || operation == DiskOperation::write;
 }
@@ -213,7 +220,7 @@ void DiskFile::prepare(uint32_t tag) {
     case DiskOperation::write_zeroes:
     case DiskOperation::write_zeroes_unmap:
         io_uring_prep_fallocate(entry, m_file.get(), fallocate_mode(request.operation),
-                                static_cast<off_t>(request.offset), static_cast<off_t>(request.bytes));
+                                FallocateArgument{request.offset}, FallocateArgument{request.bytes});
         break;
     }
     io_uring_sqe_set_data64(entry, tag);
