@@ -4,19 +4,12 @@ emulated one that boots Debian's stock kernel for it. See --help."""
 
 import argparse
 import contextlib
-import fcntl
-import gzip
-import hashlib
-import lzma
 import os
 import posixpath
 import selectors
-import shlex
 import shutil
 import signal
 import socket
-import stat
-import struct
 import subprocess
 import sys
 import tarfile
@@ -26,7 +19,11 @@ import time
 import tty
 from pathlib import Path
 
-import cache as caches
+from failures import HostFailure, Usage, run_tool
+from host_cache import cache_directory
+from host_initramfs import base_archive, inside, payload_archive
+from kernel_image import PVH_NOTE, flat_kernel, unpack_kernel
+from stock_kernel import stock_kernel
 
 LANES = ["native", "amd-npt", "amd-shadow", "intel-ept", "intel-noad"]
 BOOT_SECONDS = {"amd": 5, "intel": 15}
@@ -37,10 +34,7 @@ LANE_OPTIONS = {"amd-npt": "kvm.tdp_mmu=0", "amd-shadow": "kvm_amd.npt=0", "inte
 # still if the two differ by more than this allows.
 KVM_OPTIONS = "kvm.tsc_tolerance_ppm=50000"
 HOST_FAILED = 125
-INIT = Path(__file__).resolve().parents[1] / "kvm-host-init"
-HOST_KERNEL = INIT.with_name("host-kernel")
-HOLD_VM = INIT.with_name("kvm-host-hold-vm.c")
-META_PACKAGE = "linux-image-6.12-cloud-amd64"
+HOST_KERNEL = Path(__file__).resolve().parents[1] / "host-kernel"
 CHANNELS = ["console", "stdout", "stderr", "status"]
 # An emulated AMD host says every second that it is alive; QEMU may lose its interrupts.
 SILENT_SECONDS = 60
@@ -67,14 +61,6 @@ example:
   tools/kvm-host --lane amd-npt --add build/vmm/casemate --get report.json \\
       -- 'casemate check --json >report.json'
 """
-
-
-class Usage(Exception):
-    """The caller's mistake: one line, status 2."""
-
-
-class HostFailure(Exception):
-    """The machine or its preparation failed: one line, status 125."""
 
 
 class Options(argparse.ArgumentParser):
@@ -121,19 +107,6 @@ def say(o, message):
         print(f"kvm-host: {message}", file=sys.stderr, flush=True)
 
 
-def run_tool(*argv, **kwargs):
-    """A helper program's stdout; its failure is ours, with its last line."""
-    try:
-        done = subprocess.run(argv, check=True, capture_output=True,
-                              **(kwargs if "input" in kwargs else {"stdin": subprocess.DEVNULL, **kwargs}))
-    except FileNotFoundError:
-        raise HostFailure(f"{argv[0]} is not installed; tools/setup installs it") from None
-    except subprocess.CalledProcessError as e:
-        lines = e.stderr.decode(errors="replace").strip().splitlines()
-        raise HostFailure(f"{argv[0]} failed: {lines[-1] if lines else e.returncode}") from None
-    return done.stdout
-
-
 # --- lanes -----------------------------------------------------------------
 
 
@@ -159,313 +132,6 @@ BOCHS_BIOS = "/usr/share/bochs/BIOS-bochs-latest"
 BOCHS_VGA = "/usr/share/vgabios/vgabios.bin"
 ISOLINUX = ["/usr/lib/ISOLINUX/isolinux.bin", "/usr/lib/syslinux/modules/bios/ldlinux.c32"]
 BOCHS_FILES = [BOCHS_BIOS, BOCHS_VGA, *ISOLINUX]
-
-
-# --- the stock kernel ------------------------------------------------------
-
-
-def cache_directory():
-    path = caches.directory() / "kvm-host"
-    path.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-@contextlib.contextmanager
-def locked(cache):
-    with open(cache / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def stock_kernel(o):
-    """The directory with vmlinuz, vmlinux and modules/ of Debian's kernel.
-
-    Its name is the package's content hash. `stock` links to the one in use,
-    so a run is repeatable until --refresh moves it.
-    """
-    cache = cache_directory()
-    current = cache / "stock"
-    if current.exists() and not o.refresh:
-        return current.resolve()
-    with locked(cache):
-        if current.exists() and not o.refresh:
-            return current.resolve()
-        say(o, f"fetching Debian's {META_PACKAGE} (34 MB, once)")
-        with tempfile.TemporaryDirectory(dir=cache, prefix="new.") as new:
-            fetch_kernel(Path(new), current)
-        return current.resolve()
-
-
-def fetch_kernel(new, current):
-    depends = run_tool("apt-cache", "depends", META_PACKAGE).decode().split()
-    names = [w for w in depends if w.startswith("linux-image-") and w != META_PACKAGE]
-    if not names:
-        raise HostFailure(f"apt knows no {META_PACKAGE}: run apt-get update")
-    try:
-        run_tool("apt-get", "download", names[0] + "-unsigned", cwd=new)
-    except HostFailure:
-        run_tool("apt-get", "download", names[0], cwd=new)
-    package = next(new.glob("*.deb"))
-    final = current.parent / ("kernel-" + hashlib.sha256(package.read_bytes()).hexdigest()[:20])
-    if not final.exists():
-        tree = new / "tree"
-        run_tool("dpkg-deb", "-x", package, tree)
-        made = new / "made"
-        made.mkdir()
-        next(tree.glob("boot/vmlinuz-*")).rename(made / "vmlinuz")
-        (made / "vmlinux").write_bytes(unpack_kernel((made / "vmlinuz").read_bytes()))
-        (made / "bzimage-flat").write_bytes(
-            flat_kernel((made / "vmlinuz").read_bytes(), (made / "vmlinux").read_bytes()))
-        source = next(tree.glob("lib/modules/*"))
-        run_tool("sh", "-c", "find . -name '*.ko.xz' -print0 | xargs -0 -P2 -n64 xz -d", cwd=source)
-        run_tool("/sbin/depmod", "-b", tree, source.name)
-        target = made / "modules/lib/modules"
-        target.mkdir(parents=True)
-        source.rename(target / source.name)
-        made.rename(final)
-    link = new / "link"
-    link.symlink_to(final.name)
-    link.rename(current)
-
-
-def unpack_kernel(image):
-    """The vmlinux inside a bzImage (Linux Documentation/arch/x86/boot.rst,
-    payload_offset), so that no emulated CPU has to unpack it."""
-    if image[:4] == b"\x7fELF":
-        return image
-    if image[0x202:0x206] != b"HdrS":
-        raise Usage("--kernel: neither a bzImage nor an ELF vmlinux")
-    offset, length = struct.unpack_from("<II", image, 0x248)
-    start = ((image[0x1F1] or 4) + 1) * 512 + offset
-    payload = image[start:start + length]
-    if payload[:4] == b"\x28\xb5\x2f\xfd":
-        # The build appends the unpacked size, which zstd would call garbage.
-        return run_tool("zstd", "-dc", input=payload[:-4])
-    if payload[:6] == b"\xfd7zXZ\x00":
-        return lzma.LZMADecompressor().decompress(payload)
-    if payload[:2] == b"\x1f\x8b":
-        return gzip.decompress(payload)
-    raise HostFailure("the kernel's compression is not zstd, xz or gzip")
-
-
-def flat_kernel(bzimage, vmlinux):
-    """A bzImage that holds the same kernel unpacked, for an emulated CPU that
-    takes ten seconds to unpack it: loaded at 1 MiB, its segments already lie
-    where they run, and a stub in front enters them as the unpacker would
-    (Linux Documentation/arch/x86/boot.rst, "64-bit boot protocol")."""
-    entry, phoff = struct.unpack_from("<QQ", vmlinux, 24)
-    (count,) = struct.unpack_from("<H", vmlinux, 56)
-    headers = [struct.unpack_from("<IIQQQQQQ", vmlinux, phoff + 56 * i) for i in range(count)]
-    loads = [h for h in headers if h[0] == 1]  # PT_LOAD
-    base = 0x100000
-    tables, gdt = base + 0x1000, base + 0x800
-    stub = b"".join([
-        b"\xfa",                                                   # cli
-        b"\xb8", struct.pack("<I", tables), b"\x0f\x22\xd8",       # mov $tables, %cr3
-        b"\x0f\x20\xe0\x83\xc8\x20\x0f\x22\xe0",                   # or $PAE, %cr4
-        b"\xb9\x80\x00\x00\xc0\x0f\x32",                           # rdmsr EFER
-        b"\x0d\x00\x01\x00\x00\x0f\x30",                           # or $LME; wrmsr
-        b"\x0f\x01\x15", struct.pack("<I", gdt + 32),              # lgdt
-        b"\x0f\x20\xc0\x0d\x00\x00\x00\x80\x0f\x22\xc0",           # or $PG, %cr0
-        b"\xea", struct.pack("<IH", entry, 16),                    # ljmp $16, $entry
-    ])
-    code_and_data = [0, 0, 0xAF9A000000FFFF, 0xCF92000000FFFF]
-    front = stub.ljust(gdt - base, b"\0") + struct.pack("<4QHI", *code_and_data, 31, gdt)
-    front = front.ljust(tables - base, b"\0")
-    front += struct.pack("<Q", tables + 0x1003).ljust(4096, b"\0")  # one PML4 entry,
-    front += struct.pack("<4Q", *((i << 30) | 0x83 for i in range(4)))  # four 1-GiB pages
-    image = bytearray(max(h[4] + h[5] for h in loads) - base)
-    image[:len(front)] = front
-    for _, _, offset, _, physical, size, _, _ in loads:
-        image[physical - base:physical - base + size] = vmlinux[offset:offset + size]
-    # The zeros at the end are .bss and .brk, which the kernel clears.
-    image = image.rstrip(b"\0")
-    image += bytes(-len(image) % 4096)
-    setup = bytearray(bzimage[:((bzimage[0x1F1] or 4) + 1) * 512])
-    struct.pack_into("<I", setup, 0x1F4, len(image) // 16)  # syssize
-    setup[0x234] = 0  # relocatable_kernel
-    struct.pack_into("<Q", setup, 0x258, base)  # pref_address
-    return bytes(setup + image)
-
-
-# --- the initramfs ---------------------------------------------------------
-
-
-class Archive:
-    """Writes a newc cpio archive, everything owned by root."""
-
-    def __init__(self, file):
-        self.file, self.known, self.inode = file, {"/"}, 0
-
-    def entry(self, path, mode, size=0):
-        self.inode += 1
-        name = path.lstrip("/").encode() + b"\0"
-        fields = [self.inode, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, len(name), 0]
-        header = b"070701" + b"".join(b"%08x" % f for f in fields) + name
-        self.file.write(header + bytes(-len(header) % 4))
-
-    def parents(self, path):
-        parent = posixpath.dirname(path)
-        if parent not in self.known:
-            self.directory(parent)
-
-    def directory(self, path, mode=0o755):
-        if path in self.known:
-            return
-        self.parents(path)
-        self.known.add(path)
-        self.entry(path, stat.S_IFDIR | mode)
-
-    def data(self, path, data, mode=0o644, kind=stat.S_IFREG):
-        self.parents(path)
-        self.entry(path, kind | mode, len(data))
-        self.file.write(data + bytes(-len(data) % 4))
-
-    def copy(self, path, source):
-        with open(source, "rb") as f:
-            info = os.fstat(f.fileno())
-            if info.st_size >= 1 << 32:
-                raise Usage(f"--add {source}: 4 GiB is too big for an initramfs")
-            self.parents(path)
-            self.entry(path, stat.S_IFREG | (info.st_mode & 0o7777), info.st_size)
-            shutil.copyfileobj(f, self.file, 1 << 20)
-            self.file.write(bytes(-info.st_size % 4))
-
-    def link(self, path, target):
-        self.data(path, os.fsencode(target), kind=stat.S_IFLNK)
-
-    def finish(self):
-        self.entry("TRAILER!!!", 0)
-        # The kernel looks for the next archive at a multiple of four.
-        self.file.write(bytes(-self.file.tell() % 512))
-
-
-def lane_modules(kernel, vendor):
-    """Paths of the lane's modules and, for each, of those it depends on."""
-    tree = next(kernel.glob("modules/lib/modules/*"))
-    wanted = [f"kvm-{vendor}", "tun", "loop"]
-    if vendor == "intel":
-        wanted += ["ata_piix", "sd_mod"]
-    depends = {}
-    for line in (tree / "modules.dep").read_text().splitlines():
-        path, needs = line.split(":")
-        depends[path] = needs.split()
-    chosen = {}
-    for path, needs in depends.items():
-        if posixpath.basename(path)[:-len(".ko")] in wanted:
-            chosen.update({p: depends[p] for p in [path, *needs]})
-    return tree, chosen
-
-
-def base_archive(cache, kernel, vendor):
-    """What every run of a lane shares: busybox, init and modules. Kept under
-    the hash of all that goes in."""
-    busybox = shutil.which("busybox")
-    if not busybox:
-        raise HostFailure("busybox is not installed; tools/setup installs busybox-static")
-    key = hashlib.sha256(b"".join(Path(p).read_bytes() for p in [__file__, INIT, HOLD_VM, busybox]))
-    key.update(vendor.encode())
-    tree, modules = lane_modules(kernel, vendor) if kernel else (None, {})
-    for path in modules:
-        key.update(f"{tree.name} {path} {modules[path]}".encode() + (tree / path).read_bytes())
-    base = cache / f"base-{key.hexdigest()[:20]}.cpio"
-    if base.exists():
-        return base
-    with tempfile.TemporaryDirectory(dir=cache, prefix="new.") as new:
-        made = Path(new, "base")
-        with open(made, "wb") as f:
-            archive = Archive(f)
-            for name in ["/dev", "/proc", "/sys", "/run", "/root", "/sbin", "/usr/sbin"]:
-                archive.directory(name)
-            archive.directory("/tmp", 0o1777)
-            archive.copy("/init", INIT)
-            archive.copy("/bin/busybox", busybox)
-            if vendor == "amd":
-                hold_vm = Path(new, "hold-vm")
-                run_tool("gcc", "-O2", "-static", "-s", "-o", hold_vm, HOLD_VM)
-                archive.copy("/bin/hold-vm", hold_vm)
-            for applet in run_tool(busybox, "--list").decode().split():
-                if applet != "busybox":
-                    archive.link(f"/bin/{applet}", "busybox")
-            archive.link("/usr/bin/env", "/bin/busybox")
-            archive.data("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
-            archive.data("/etc/group", b"root:x:0:\n")
-            if kernel:
-                for path in modules:
-                    # Signature, type information and the names of trace
-                    # enums cost Bochs twelve seconds, and nobody reads them.
-                    lean = Path(new, "module.ko")
-                    run_tool("objcopy", "--strip-debug", "--remove-section=.BTF*",
-                             "--remove-section=_ftrace_eval_map", tree / path, lean)
-                    archive.copy(f"/lib/modules/{tree.name}/{path}", lean)
-                lines = [f"{path}: {' '.join(needs)}\n" for path, needs in modules.items()]
-                archive.data(f"/lib/modules/{tree.name}/modules.dep", "".join(lines).encode())
-            archive.finish()
-        made.rename(base)
-    return base
-
-
-def inside(path):
-    """Where a --add or --get path lies in the emulated machine."""
-    return posixpath.normpath(posixpath.join("/lane", path))
-
-
-def payload_archive(o, work):
-    """The command, its settings and its files."""
-    payload = work / "payload.cpio"
-    settings = {"lane": o.lane, "kvm_module": "kvm-amd" if o.lane.startswith("amd") else "kvm-intel",
-                "merge": "1" if same_output() else ""}
-    if o.interactive:
-        size = os.get_terminal_size(0)
-        settings |= {"interactive": "1", "term": os.environ.get("TERM", "vt100"),
-                     "rows": size.lines or 24, "columns": size.columns or 80}
-    with open(payload, "wb") as f:
-        archive = Archive(f)
-        archive.directory("/lane")
-        archive.data("/kvm-host/settings",
-                     "".join(f"{k}={shlex.quote(str(v))}\n" for k, v in settings.items()).encode())
-        archive.data("/kvm-host/command", os.fsencode(o.command) + b"\n")
-        archive.data("/kvm-host/get", "".join(f"{inside(p)[1:]}\n" for p, _ in o.get).encode())
-        programs = []
-        for source, path in o.add:
-            add_tree(archive, source, inside(path), programs)
-        for library in sorted(libraries(programs)):
-            archive.copy(library, library)
-        archive.finish()
-    return payload
-
-
-def add_tree(archive, source, path, programs):
-    if source.is_dir():
-        archive.directory(path)
-        for child in sorted(source.iterdir()):
-            if child.is_symlink():
-                archive.parents(posixpath.join(path, child.name))
-                archive.link(posixpath.join(path, child.name), os.readlink(child))
-            else:
-                add_tree(archive, child, posixpath.join(path, child.name), programs)
-    elif source.is_file():
-        archive.copy(path, source)
-        with open(source, "rb") as f:
-            if f.read(4) == b"\x7fELF":
-                programs.append(source)
-
-
-def libraries(programs):
-    if not programs:
-        return set()
-    # ldd's status says only whether all were dynamic.
-    listing = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=False).stdout
-    found = set()
-    for line in listing.splitlines():
-        if line.startswith("\t"):
-            found.update(w for w in line.split() if w.startswith("/"))
-            if "not found" in line:
-                raise Usage(f"--add: no library {line.split()[0]} on this machine")
-    if found:
-        # glibc loads it when a thread is cancelled, so ldd cannot know.
-        found.update(p for p in ["/lib/x86_64-linux-gnu/libgcc_s.so.1"] if os.path.exists(p))
-    return found
 
 
 # --- the emulators ---------------------------------------------------------
@@ -632,12 +298,6 @@ def write_all(fd, data):
         data = data[os.write(fd, data):]
 
 
-def same_output():
-    with contextlib.suppress(OSError):
-        return os.path.sameopenfile(1, 2)
-    return False
-
-
 @contextlib.contextmanager
 def raw_terminal():
     saved = termios.tcgetattr(0)
@@ -652,7 +312,7 @@ def run_emulated(o, work):
     vendor = o.lane.split("-")[0]
     cache = cache_directory()
     if o.kernel == "stock":
-        kernel = stock_kernel(o)
+        kernel = stock_kernel(lambda message: say(o, message), o.refresh)
         image = kernel / ("vmlinux" if vendor == "amd" else "bzimage-flat")
     else:
         beside = Path(o.kernel).absolute().parent
@@ -711,10 +371,6 @@ def kernel_file(o, vendor, work):
     vmlinux = work / "vmlinux"
     vmlinux.write_bytes(unpacked)
     return vmlinux
-
-
-# ELF note XEN_ELFNOTE_PHYS32_ENTRY: QEMU starts an ELF kernel only with it.
-PVH_NOTE = struct.pack("<I", 18) + b"Xen\0"
 
 
 def save_log(cache, lane, work):
@@ -871,7 +527,7 @@ def main(argv):
             print(f"{lane:11} {'no: ' + why if (why := lane_problem(lane)) else 'yes'}")
         return 0
     if o.print_kernel or o.print_modules:
-        kernel = stock_kernel(o)
+        kernel = stock_kernel(lambda message: say(o, message), o.refresh)
         print(kernel / "vmlinuz" if o.print_kernel else next(kernel.glob("modules/lib/modules/*")))
         return 0
     check_options(o)
