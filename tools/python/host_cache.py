@@ -3,6 +3,9 @@
 
 import contextlib
 import fcntl
+import shutil
+import tempfile
+from pathlib import Path
 
 import cache
 
@@ -18,3 +21,13 @@ def locked(directory):
     with open(directory / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def scratch(directory):
+    """A place to make something that is renamed into the cache when it is
+    whole; for whoever has it locked. What a killed run left goes first."""
+    for left in directory.glob("new.*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=directory, prefix="new.", ignore_cleanup_errors=True) as new:
+        yield Path(new)

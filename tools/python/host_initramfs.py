@@ -7,81 +7,77 @@ import hashlib
 import os
 import posixpath
 import shlex
-import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
+import cpio_archive
 from cpio_archive import Archive
-from failures import HostFailure, Usage, run_tool
+from failures import Usage, find_program, need_programs, run_tool
+from host_cache import locked, scratch
+from kernel_modules import with_dependencies
 
 INIT = Path(__file__).resolve().parents[1] / "kvm-host-init"
 HOLD_VM = INIT.with_name("kvm-host-hold-vm.c")
 
 
-def lane_modules(kernel, vendor):
-    """Paths of the lane's modules and, for each, of those it depends on."""
-    tree = next(kernel.glob("modules/lib/modules/*"))
-    wanted = [f"kvm-{vendor}", "tun", "loop"]
-    if vendor == "intel":
-        wanted += ["ata_piix", "sd_mod"]
-    depends = {}
-    for line in (tree / "modules.dep").read_text().splitlines():
-        path, needs = line.split(":")
-        depends[path] = needs.split()
-    chosen = {}
-    for path, needs in depends.items():
-        if posixpath.basename(path)[:-len(".ko")] in wanted:
-            chosen.update({p: depends[p] for p in [path, *needs]})
-    return tree, chosen
+def lane_modules(tree, vendor):
+    wanted = [f"kvm_{vendor}", "tun", "loop", *(["virtio_blk"] if vendor == "amd" else ["ata_piix", "sd_mod"])]
+    return with_dependencies(tree, wanted) if tree else {}
 
 
-def base_archive(cache, kernel, vendor):
-    """What every run of a lane shares: busybox, init and modules. Kept under
-    the hash of all that goes in."""
-    busybox = shutil.which("busybox")
-    if not busybox:
-        raise HostFailure("busybox is not installed; tools/setup installs busybox-static")
-    key = hashlib.sha256(b"".join(Path(p).read_bytes() for p in [__file__, INIT, HOLD_VM, busybox]))
+def base_archive(cache, tree, vendor):
+    """What every run of a lane shares: busybox, init and the modules, if the
+    kernel has a tree of any. Kept under the hash of all that goes in."""
+    need_programs("busybox", "gcc", "objcopy")
+    busybox = find_program("busybox")
+    ours = [__file__, cpio_archive.__file__, INIT, HOLD_VM]
+    key = hashlib.sha256(b"".join(Path(p).read_bytes() for p in [*ours, busybox]))
     key.update(vendor.encode())
-    tree, modules = lane_modules(kernel, vendor) if kernel else (None, {})
-    for path in modules:
-        key.update(f"{tree.name} {path} {modules[path]}".encode() + (tree / path).read_bytes())
+    modules = lane_modules(tree, vendor)
+    for name, (_, data, needs) in modules.items():
+        key.update(f"{tree.name} {name} {needs}".encode() + data)
     base = cache / f"base-{key.hexdigest()[:20]}.cpio"
     if base.exists():
         return base
-    with tempfile.TemporaryDirectory(dir=cache, prefix="new.") as new:
-        made = Path(new, "base")
-        with open(made, "wb") as f:
-            archive = Archive(f)
-            for name in ["/dev", "/proc", "/sys", "/run", "/root", "/sbin", "/usr/sbin"]:
-                archive.directory(name)
-            archive.directory("/tmp", 0o1777)
-            archive.copy("/init", INIT)
-            archive.copy("/bin/busybox", busybox)
-            if vendor == "amd":
-                hold_vm = Path(new, "hold-vm")
-                run_tool("gcc", "-O2", "-static", "-s", "-o", hold_vm, HOLD_VM)
-                archive.copy("/bin/hold-vm", hold_vm)
-            for applet in run_tool(busybox, "--list").decode().split():
-                if applet != "busybox":
-                    archive.link(f"/bin/{applet}", "busybox")
-            archive.link("/usr/bin/env", "/bin/busybox")
-            archive.data("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
-            archive.data("/etc/group", b"root:x:0:\n")
-            if kernel:
-                for path in modules:
-                    # Signature, type information and the names of trace
-                    # enums cost Bochs twelve seconds, and nobody reads them.
-                    lean = Path(new, "module.ko")
-                    run_tool("objcopy", "--strip-debug", "--remove-section=.BTF*",
-                             "--remove-section=_ftrace_eval_map", tree / path, lean)
-                    archive.copy(f"/lib/modules/{tree.name}/{path}", lean)
-                lines = [f"{path}: {' '.join(needs)}\n" for path, needs in modules.items()]
-                archive.data(f"/lib/modules/{tree.name}/modules.dep", "".join(lines).encode())
-            archive.finish()
-        made.rename(base)
+    with locked(cache), scratch(cache) as new:
+        make_base(new / "base", vendor, busybox, tree and tree.name, modules)
+        (new / "base").rename(base)
     return base
+
+
+def make_base(file, vendor, busybox, release, modules):
+    with open(file, "wb") as f:
+        archive = Archive(f)
+        for name in ["/dev", "/proc", "/sys", "/run", "/root", "/sbin", "/usr/sbin"]:
+            archive.directory(name)
+        archive.directory("/tmp", 0o1777)
+        archive.copy("/init", INIT)
+        archive.copy("/bin/busybox", busybox)
+        if vendor == "amd":
+            hold_vm = file.with_name("hold-vm")
+            run_tool("gcc", "-O2", "-static", "-s", "-o", hold_vm, HOLD_VM)
+            archive.copy("/bin/hold-vm", hold_vm)
+        for applet in run_tool(busybox, "--list").decode().split():
+            if applet != "busybox":
+                archive.link(f"/bin/{applet}", "busybox")
+        archive.link("/usr/bin/env", "/bin/busybox")
+        archive.data("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
+        archive.data("/etc/group", b"root:x:0:\n")
+        lines = []
+        for name, (path, data, needs) in modules.items():
+            # Signature, type information and the names of trace enums cost
+            # Bochs twelve seconds, and nobody reads them. Not .BTF_ids, by
+            # which KVM registers functions.
+            whole, lean = file.with_name("whole.ko"), file.with_name("lean.ko")
+            whole.write_bytes(data)
+            run_tool("objcopy", "--strip-debug", "--remove-section=.BTF", "--remove-section=.BTF.base",
+                     "--remove-section=_ftrace_eval_map", whole, lean)
+            archive.copy(f"/lib/modules/{release}/{name}.ko", lean)
+            # The last is loaded first.
+            lines.append(f"{name}.ko: {' '.join(f'{n}.ko' for n in reversed(needs))}\n")
+        if release:
+            archive.data(f"/lib/modules/{release}/modules.dep", "".join(lines).encode())
+        archive.finish()
 
 
 def inside(path):
@@ -98,7 +94,7 @@ def same_output():
 def payload_archive(o, work):
     """The command, its settings and its files."""
     payload = work / "payload.cpio"
-    settings = {"lane": o.lane, "kvm_module": "kvm-amd" if o.lane.startswith("amd") else "kvm-intel",
+    settings = {"lane": o.lane, "kvm_module": "kvm_amd" if o.lane.startswith("amd") else "kvm_intel",
                 "merge": "1" if same_output() else ""}
     if o.interactive:
         size = os.get_terminal_size(0)

@@ -4,9 +4,11 @@ unpacking."""
 
 import gzip
 import lzma
+import re
 import struct
+import zlib
 
-from failures import HostFailure, Usage, run_tool
+from failures import Usage, run_tool
 
 # ELF note XEN_ELFNOTE_PHYS32_ENTRY: QEMU starts an ELF kernel only with it.
 PVH_NOTE = struct.pack("<I", 18) + b"Xen\0"
@@ -18,18 +20,32 @@ def unpack_kernel(image):
     if image[:4] == b"\x7fELF":
         return image
     if image[0x202:0x206] != b"HdrS":
-        raise Usage("--kernel: neither a bzImage nor an ELF vmlinux")
+        raise Usage("neither a bzImage nor an ELF vmlinux")
     offset, length = struct.unpack_from("<II", image, 0x248)
     start = ((image[0x1F1] or 4) + 1) * 512 + offset
     payload = image[start:start + length]
-    if payload[:4] == b"\x28\xb5\x2f\xfd":
-        # The build appends the unpacked size, which zstd would call garbage.
-        return run_tool("zstd", "-dc", input=payload[:-4])
-    if payload[:6] == b"\xfd7zXZ\x00":
-        return lzma.LZMADecompressor().decompress(payload)
-    if payload[:2] == b"\x1f\x8b":
-        return gzip.decompress(payload)
-    raise HostFailure("the kernel's compression is not zstd, xz or gzip")
+    try:
+        if payload[:4] == b"\x28\xb5\x2f\xfd":
+            # The build appends the unpacked size, which zstd would call garbage.
+            return run_tool("zstd", "-dc", input=payload[:-4])
+        if payload[:6] == b"\xfd7zXZ\x00":
+            return lzma.LZMADecompressor().decompress(payload)
+        if payload[:2] == b"\x1f\x8b":
+            return gzip.decompress(payload)
+    except (lzma.LZMAError, EOFError, zlib.error, gzip.BadGzipFile) as e:
+        raise Usage(f"a damaged bzImage: {e}") from None
+    raise Usage("its compression is not zstd, xz or gzip")
+
+
+def release(image, unpacked):
+    """What uname -r will say, or None."""
+    if image[0x202:0x206] == b"HdrS":
+        (offset,) = struct.unpack_from("<H", image, 0x20E)  # kernel_version
+        text = image[0x200 + offset:0x300 + offset]
+    else:
+        found = re.search(rb"Linux version (\d\S*) ", unpacked)
+        text = found[1] if found else b""
+    return text[:64].partition(b" ")[0].decode(errors="replace") or None
 
 
 def flat_kernel(bzimage, vmlinux):

@@ -19,11 +19,12 @@ import time
 import tty
 from pathlib import Path
 
-from failures import HostFailure, Usage, run_tool
+from failures import HostFailure, Usage, find_program, in_words, run_tool
 from host_cache import cache_directory
 from host_initramfs import base_archive, inside, payload_archive
-from kernel_image import PVH_NOTE, flat_kernel, unpack_kernel
-from stock_kernel import stock_kernel
+from kernel_image import PVH_NOTE, flat_kernel, release, unpack_kernel
+from kernel_modules import modules_beside
+from stock_kernel import stock_kernel, stock_modules
 
 LANES = ["native", "amd-npt", "amd-shadow", "intel-ept", "intel-noad"]
 BOOT_SECONDS = {"amd": 5, "intel": 15}
@@ -57,9 +58,14 @@ follows instructions, not real time; they have one CPU, at most 2048 MiB, and no
 interactive input; --get there brings out at most 512 MiB. Ctrl-] ends an
 interactive machine.
 
-example:
+examples:
   tools/kvm-host --lane amd-npt --add build/vmm/casemate --get report.json \\
       -- 'casemate check --json >report.json'
+
+  # another kernel of Debian's; before 7.2 it is in linux-image-VERSION
+  apt-get download linux-binary-VERSION linux-modules-VERSION
+  for package in linux-*.deb; do dpkg-deb -x "$package" tree; done
+  tools/kvm-host --kernel tree/usr/lib/modules/VERSION/vmlinuz -- uname -a
 """
 
 
@@ -77,7 +83,8 @@ def parse_options(argv):
     p.add_argument("--list", action="store_true", help="list the lanes and whether each works here")
     p.add_argument("--kernel", default="stock", metavar="stock|attributes|FILE",
                    help="host kernel; attributes is what tools/host-kernel builds; FILE is a bzImage or "
-                        "vmlinux with the lane's devices and KVM built in or in modules/ beside it")
+                        "vmlinux with the lane's devices and KVM built in or among its modules: in modules/ "
+                        "beside it, or where Debian's packages have them in the same tree")
     p.add_argument("--add", action="append", default=[], metavar="FILE[:PATH]",
                    help="bring a file or directory in (repeatable)")
     p.add_argument("--get", action="append", default=[], metavar="PATH[:HOSTPATH]",
@@ -123,7 +130,7 @@ def lane_problem(lane):
         return None
     needs = ["qemu-system-x86_64"] if lane.startswith("amd") else ["bochs", "xorriso", *BOCHS_FILES]
     for need in needs:
-        if not (Path(need).exists() if "/" in need else shutil.which(need)):
+        if not (Path(need).exists() if "/" in need else find_program(need)):
             return f"{need} is missing; tools/setup installs it"
     return None
 
@@ -314,12 +321,11 @@ def run_emulated(o, work):
     if o.kernel == "stock":
         kernel = stock_kernel(lambda message: say(o, message), o.refresh)
         image = kernel / ("vmlinux" if vendor == "amd" else "bzimage-flat")
+        modules = stock_modules(kernel)
     else:
-        beside = Path(o.kernel).absolute().parent
-        kernel = beside if list(beside.glob("modules/lib/modules/*/modules.dep")) else None
-        image = kernel_file(o, vendor, work)
+        image, modules = kernel_file(Path(o.kernel).absolute(), vendor, work)
     initrd = work / "initrd"
-    base = base_archive(cache, kernel, vendor)
+    base = base_archive(cache, modules, vendor)
     with open(initrd, "wb") as out:
         for part in [base, payload_archive(o, work)]:
             with open(part, "rb") as f:
@@ -357,20 +363,26 @@ def run_emulated(o, work):
     return bring_out(o, work / "files", status)
 
 
-def kernel_file(o, vendor, work):
-    image = Path(o.kernel).read_bytes()
-    unpacked = unpack_kernel(image)
+def kernel_file(file, vendor, work):
+    """What the emulator boots for --kernel FILE, and where its modules are."""
+    image = file.read_bytes()
+    try:
+        unpacked = unpack_kernel(image)
+    except Usage as e:
+        raise Usage(f"--kernel {file}: {e}") from None
+    version = release(image, unpacked)
+    modules = modules_beside(file, version) if version else None
     if vendor == "intel":
         if unpacked is image:
-            raise Usage(f"--kernel {o.kernel}: the intel lanes boot a bzImage, this is a vmlinux")
+            raise Usage(f"--kernel {file}: the intel lanes boot a bzImage, this is a vmlinux")
         flat = work / "bzimage-flat"
         flat.write_bytes(flat_kernel(image, unpacked))
-        return flat
+        return flat, modules
     if PVH_NOTE not in unpacked:
-        return Path(o.kernel)
+        return file, modules
     vmlinux = work / "vmlinux"
     vmlinux.write_bytes(unpacked)
-    return vmlinux
+    return vmlinux, modules
 
 
 def save_log(cache, lane, work):
@@ -528,7 +540,7 @@ def main(argv):
         return 0
     if o.print_kernel or o.print_modules:
         kernel = stock_kernel(lambda message: say(o, message), o.refresh)
-        print(kernel / "vmlinuz" if o.print_kernel else next(kernel.glob("modules/lib/modules/*")))
+        print(kernel / "vmlinuz" if o.print_kernel else stock_modules(kernel))
         return 0
     check_options(o)
     with tempfile.TemporaryDirectory(prefix="kvm-host.") as work:
@@ -551,5 +563,5 @@ if __name__ == "__main__":
     except BrokenPipeError:
         sys.exit(128 + signal.SIGPIPE)
     except (Usage, HostFailure, OSError) as e:
-        print(f"kvm-host: {e}", file=sys.stderr)
+        print(f"kvm-host: {in_words(e)}", file=sys.stderr)
         sys.exit(2 if isinstance(e, Usage) else HOST_FAILED)

@@ -3,14 +3,15 @@
 cache with its modules."""
 
 import hashlib
-import tempfile
 from pathlib import Path
 
-from failures import HostFailure, run_tool
-from host_cache import cache_directory, locked
+from failures import HostFailure, need_programs, run_tool
+from host_cache import cache_directory, locked, scratch
 from kernel_image import flat_kernel, unpack_kernel
 
-META_PACKAGE = "linux-image-6.12-cloud-amd64"
+VERSION = "6.12"
+# Debian 12 has it beside its older kernel; in Debian 13 it is the kernel.
+META_PACKAGES = [f"linux-image-{VERSION}-cloud-amd64", "linux-image-cloud-amd64"]
 
 
 def stock_kernel(say, refresh=False):
@@ -26,21 +27,42 @@ def stock_kernel(say, refresh=False):
     with locked(cache):
         if current.exists() and not refresh:
             return current.resolve()
-        say(f"fetching Debian's {META_PACKAGE} (34 MB, once)")
-        with tempfile.TemporaryDirectory(dir=cache, prefix="new.") as new:
-            fetch_kernel(Path(new), current)
+        need_programs("apt-get", "dpkg-deb", "xz", "zstd", "depmod")
+        package = kernel_package()
+        say(f"fetching Debian's {package} (34 MB, once)")
+        with scratch(cache) as new:
+            fetch_kernel(package, new, current)
         return current.resolve()
 
 
-def fetch_kernel(new, current):
-    depends = run_tool("apt-cache", "depends", META_PACKAGE).decode().split()
-    names = [w for w in depends if w.startswith("linux-image-") and w != META_PACKAGE]
-    if not names:
-        raise HostFailure(f"apt knows no {META_PACKAGE}: run apt-get update")
+def stock_modules(kernel):
+    return next(kernel.glob("modules/lib/modules/*"))
+
+
+def kernel_package():
+    """The package with the newest kernel of VERSION that apt knows."""
+    for meta in META_PACKAGES:
+        for name in depends_of(meta):
+            if name.startswith(f"linux-image-{VERSION}."):
+                # The same kernel without a signature, where it is as new.
+                return name + "-unsigned" if depends_of(name + "-unsigned") else name
+    raise HostFailure(f"apt knows neither {' nor '.join(META_PACKAGES)} of Linux {VERSION}: run apt-get update; "
+                      "Debian 12 (with its security updates) and 13 have it")
+
+
+def depends_of(package):
     try:
-        run_tool("apt-get", "download", names[0] + "-unsigned", cwd=new)
+        return run_tool("apt-cache", "depends", package).decode().split()
     except HostFailure:
-        run_tool("apt-get", "download", names[0], cwd=new)
+        return []  # not known
+
+
+def fetch_kernel(name, new, current):
+    try:
+        run_tool("apt-get", "download", name, cwd=new)
+    except HostFailure as e:
+        raise HostFailure(f"cannot fetch {name}: {e}; try again when apt's mirror is there, "
+                          "or run apt-get update if it has no such file") from None
     package = next(new.glob("*.deb"))
     final = current.parent / ("kernel-" + hashlib.sha256(package.read_bytes()).hexdigest()[:20])
     if not final.exists():
@@ -52,12 +74,19 @@ def fetch_kernel(new, current):
         (made / "vmlinux").write_bytes(unpack_kernel((made / "vmlinuz").read_bytes()))
         (made / "bzimage-flat").write_bytes(
             flat_kernel((made / "vmlinuz").read_bytes(), (made / "vmlinux").read_bytes()))
-        source = next(tree.glob("lib/modules/*"))
+        # Debian 12 has its modules in lib/, Debian 13 in usr/lib/.
+        source = next(f for lib in ["lib", "usr/lib"] for f in tree.glob(f"{lib}/modules/*"))
         run_tool("sh", "-c", "find . -name '*.ko.xz' -print0 | xargs -0 -P2 -n64 xz -d", cwd=source)
-        run_tool("/sbin/depmod", "-b", tree, source.name)
         target = made / "modules/lib/modules"
         target.mkdir(parents=True)
-        source.rename(target / source.name)
+        source = source.rename(target / source.name)
+        # Each Debian's depmod looks where its own packages have them.
+        usr = made / "modules/usr"
+        usr.symlink_to(".")
+        run_tool("depmod", "-b", made / "modules", source.name)
+        usr.unlink()
+        if not (source / "modules.dep").exists():
+            raise HostFailure(f"depmod left no modules.dep for {name}")
         made.rename(final)
     link = new / "link"
     link.symlink_to(final.name)
