@@ -25,6 +25,7 @@ from host_initramfs import base_archive, inside, payload_archive
 from kernel_image import PVH_NOTE, flat_kernel, release, unpack_kernel
 from kernel_modules import modules_beside
 from stock_kernel import stock_kernel, stock_modules
+from svm_probe import shadow_paging_problem
 
 LANES = ["native", "amd-npt", "amd-shadow", "intel-ept", "intel-noad"]
 BOOT_SECONDS = {"amd": 5, "intel": 15}
@@ -80,7 +81,9 @@ def parse_options(argv):
                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--lane", default="auto", choices=["auto", *LANES],
                    help="auto (the default) takes native where it can, else amd-npt")
-    p.add_argument("--list", action="store_true", help="list the lanes and whether each works here")
+    p.add_argument("--list", action="store_true",
+                   help="list the lanes and whether each works here: yes; no, in the nature of this machine; "
+                        "missing, what can be installed; failed, if that could not be found out")
     p.add_argument("--kernel", default="stock", metavar="stock|attributes|FILE",
                    help="host kernel; attributes is what tools/host-kernel builds; FILE is a bzImage or "
                         "vmlinux with the lane's devices and KVM built in or among its modules: in modules/ "
@@ -118,20 +121,29 @@ def say(o, message):
 
 
 def lane_problem(lane):
-    """Why the lane cannot run here, or None."""
+    """Why the lane cannot run here, or None: ("no", why) is in the nature of
+    this machine, ("missing", what) can be installed, ("failed", how) was not
+    found out."""
     if lane == "native":
         flags = Path("/proc/cpuinfo").read_text().split()
         if "vmx" not in flags and "svm" not in flags:
-            return "the CPU shows no vmx or svm"
+            return "no", "the CPU shows no vmx or svm"
         try:
             os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
         except OSError as e:
-            return f"/dev/kvm: {e.strerror}"
+            return "no", f"/dev/kvm: {e.strerror}"
         return None
-    needs = ["qemu-system-x86_64"] if lane.startswith("amd") else ["bochs", "xorriso", *BOCHS_FILES]
-    for need in needs:
-        if not (Path(need).exists() if "/" in need else find_program(need)):
-            return f"{need} is missing; tools/setup installs it"
+    needs = ["busybox", "gcc", "objcopy"]
+    needs += ["qemu-system-x86_64"] if lane.startswith("amd") else ["bochs", "xorriso", *BOCHS_FILES]
+    missing = [n for n in needs if not (Path(n).exists() if "/" in n else find_program(n))]
+    if missing:
+        return "missing", f"{' and '.join(missing)}: run tools/setup"
+    if lane == "amd-shadow":
+        try:
+            problem = shadow_paging_problem(QEMU_CPU)
+        except (HostFailure, OSError) as e:
+            return "failed", in_words(e)
+        return problem and ("no", problem)
     return None
 
 
@@ -151,9 +163,12 @@ COMMAND_LINE = ("console=ttyS0 quiet panic=-1 mitigations=off audit=0 cryptomgr.
                 "lsm=landlock,capability random.trust_cpu=on initcall_blacklist=jent_mod_init,trace_eval_init")
 
 
+QEMU_CPU = "EPYC,+svm,+npt"
+
+
 def qemu_command(o, work, kernel, initrd, arguments):
     command = [*DIE_WITH_US, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-machine", "q35",
-               "-cpu", "EPYC,+svm,+npt", "-smp", str(o.cpus), "-m", str(o.mem),
+               "-cpu", QEMU_CPU, "-smp", str(o.cpus), "-m", str(o.mem),
                "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
                "-kernel", kernel, "-initrd", initrd, "-append", arguments,
                "-chardev", f"file,id=console,path={work}/console", "-serial", "chardev:console",
@@ -499,8 +514,10 @@ def check_options(o):
     if o.lane == "auto":
         o.lane = "amd-npt" if problem else "native"
     problem = lane_problem(o.lane)
+    if problem and problem[0] != "failed":
+        raise Usage(f"the {o.lane} lane cannot run here: {problem[1]}")
     if problem:
-        raise Usage(f"the {o.lane} lane cannot run here: {problem}")
+        raise HostFailure(f"the {o.lane} lane cannot run here: {problem[1]}")
     intel = o.lane.startswith("intel")
     o.cpus = o.cpus or (1 if intel else 2)
     o.mem = o.mem or (1024 if intel else 3072)
@@ -536,7 +553,7 @@ def main(argv):
     o = parse_options(argv)
     if o.list:
         for lane in LANES:
-            print(f"{lane:11} {'no: ' + why if (why := lane_problem(lane)) else 'yes'}")
+            print(f"{lane:11} {': '.join(lane_problem(lane) or ['yes'])}")
         return 0
     if o.print_kernel or o.print_modules:
         kernel = stock_kernel(lambda message: say(o, message), o.refresh)
