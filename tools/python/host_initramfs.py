@@ -95,7 +95,7 @@ def payload_archive(o, work):
     """The command, its settings and its files."""
     payload = work / "payload.cpio"
     settings = {"lane": o.lane, "kvm_module": "kvm_amd" if o.lane.startswith("amd") else "kvm_intel",
-                "merge": "1" if same_output() else ""}
+                "merge": "1" if same_output() else "", "disks": len(o.disk)}
     if o.interactive:
         size = os.get_terminal_size(0)
         settings |= {"interactive": "1", "term": os.environ.get("TERM", "vt100"),

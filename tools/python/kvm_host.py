@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import posixpath
+import re
 import selectors
 import shutil
 import signal
@@ -37,6 +38,8 @@ LANE_OPTIONS = {"amd-npt": "kvm.tdp_mmu=0", "amd-shadow": "kvm_amd.npt=0", "inte
 KVM_OPTIONS = "kvm.tsc_tolerance_ppm=50000"
 HOST_FAILED = 125
 HOST_KERNEL = Path(__file__).resolve().parents[1] / "host-kernel"
+SECTOR_BYTES = 512
+MOST_DISKS = 20
 CHANNELS = ["console", "stdout", "stderr", "status"]
 # An emulated AMD host says every second that it is alive; QEMU may lose its interrupts.
 SILENT_SECONDS = 60
@@ -93,6 +96,9 @@ def parse_options(argv):
     p.add_argument("--get", action="append", default=[], metavar="PATH[:HOSTPATH]",
                    help="bring a file or directory out afterwards (repeatable)")
     p.add_argument("--out", default=".", metavar="DIR", help="where --get puts files")
+    p.add_argument("--disk", action="append", default=[], metavar="FILE",
+                   help="a disk of the machine, /dev/vda and on (repeatable; amd lanes); what is written to it is "
+                        "gone afterwards, FILE stays as it is")
     p.add_argument("--timeout", type=float, default=900, metavar="S",
                    help="seconds for boot and command, 0 for no limit (default 900)")
     p.add_argument("--mem", type=int, metavar="MIB", help="default 3072 (amd), 1024 (intel)")
@@ -177,6 +183,9 @@ def qemu_command(o, work, kernel, initrd, arguments):
         command += ["-chardev", f"file,id={name},path={work}/{name}"]
     for name in ["stdout", "stderr", "status", "alive", "files"]:
         command += ["-device", f"virtserialport,chardev={name},name={name}"]
+    for disk in o.disk:
+        name = str(disk).replace(",", ",,")
+        command += ["-drive", f"if=virtio,format=raw,snapshot=on,file={name}"]
     if o.interactive:
         command += ["-chardev", f"socket,id=terminal,fd={o.terminal.fileno()}",
                     "-device", "virtconsole,chardev=terminal,name=terminal"]
@@ -311,8 +320,15 @@ class Emulator:
         if self.panicked:
             raise HostFailure("the host kernel panicked")
         if not self.status.endswith(b"\n"):
-            raise HostFailure("the emulated machine ended before the command did")
+            raise HostFailure(self.complaint() or "the emulated machine ended before the command did")
         return int(self.status)
+
+
+    def complaint(self):
+        """What the emulator, or who starts it, said was wrong."""
+        lines = (self.work / "emulator.log").read_text(errors="replace").splitlines()
+        said = [line for line in lines if re.match(r"(qemu|unshare|setpriv)[\w-]*: (?!warning)", line)]
+        return f"the emulator did not run: {said[-1]}" if said else None
 
 
 def write_all(fd, data):
@@ -357,7 +373,7 @@ def run_emulated(o, work):
                          ("stderr", lambda d: write_all(2, d)), ("status", emulator.on_status),
                          ("alive", emulator.on_alive)]:
         emulator.channel(name, handle)
-    popen = {}
+    popen = {"env": os.environ | {"TMPDIR": str(work)}}  # QEMU's files for what is written to disks
     with contextlib.ExitStack() as stack:
         if o.interactive:
             emulator.terminal, o.terminal = socket.socketpair()
@@ -540,6 +556,13 @@ def check_options(o):
     for source, path in o.add:
         if not source.exists():
             raise Usage(f"--add {source}: no such file or directory")
+    o.disk = [Path(d).absolute() for d in o.disk]
+    if o.disk and not o.lane.startswith("amd"):
+        raise Usage(f"--disk: the {o.lane} lane has no disks; take an amd lane")
+    if len(o.disk) > MOST_DISKS:
+        raise Usage(f"--disk: {MOST_DISKS} at most")
+    for disk in o.disk:
+        check_disk(disk)
     o.get = [(path, Path(o.out, to or posixpath.basename(path.rstrip("/"))))
              for path, _, to in (g.partition(":") for g in o.get)]
     for path in [p for _, p in o.add] + [p for p, _ in o.get]:
@@ -547,6 +570,17 @@ def check_options(o):
             raise Usage(f"{path}: the native lane takes only paths below its own directory")
         if "\n" in path:
             raise Usage("a path must not contain a newline")
+
+
+def check_disk(disk):
+    try:
+        with open(disk, "rb") as f:
+            size = f.seek(0, os.SEEK_END)
+    except OSError as e:
+        raise Usage(f"--disk {disk}: {e.strerror}") from None
+    if not size or size % SECTOR_BYTES:
+        raise Usage(f"--disk {disk}: {size} bytes, and a disk has whole sectors of {SECTOR_BYTES}: "
+                    f"truncate -s %{SECTOR_BYTES} makes a file's copy one")
 
 
 def main(argv):
