@@ -35,9 +35,12 @@ def run_tool(name, *arguments, **kwargs):
     need_programs(name)
     try:
         done = subprocess.run([find_program(name), *arguments], check=True, capture_output=True,
+                              env=os.environ | {"LC_ALL": "C"},
                               **(kwargs if "input" in kwargs else {"stdin": subprocess.DEVNULL, **kwargs}))
     except subprocess.CalledProcessError as e:
         lines = e.stderr.decode(errors="replace").strip().splitlines()
+        if any(os.strerror(errno.ENOSPC) in line for line in lines):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
         raise HostFailure(f"{os.path.basename(name)} failed: {lines[-1] if lines else e.returncode}") from None
     return done.stdout
 
@@ -47,8 +50,6 @@ def in_words(error):
     if not isinstance(error, OSError):
         return str(error)
     if error.errno == errno.ENOSPC:
-        places = {str(place): shutil.disk_usage(place).free for place in [cache.directory(), tempfile.gettempdir()]}
-        fullest = min(places, key=places.get)
-        return (f"{error.filename or fullest}: no room left on its disk ({places[fullest] >> 20} MiB free): make some; "
+        return (f"no room left on the disk of {error.filename or tempfile.gettempdir()}: make some; "
                 f"{cache.directory()} can be removed at any time, TMPDIR says where else to work")
     return ": ".join(str(part) for part in [error.filename, error.strerror or error] if part)

@@ -2,17 +2,22 @@
 """Where the emulated hosts' kernels, archives and logs are kept."""
 
 import contextlib
+import errno
 import fcntl
 import shutil
 import tempfile
 from pathlib import Path
 
 import cache
+from failures import HostFailure
 
 
 def cache_directory():
     path = cache.directory() / "kvm-host"
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise HostFailure(f"cannot make {path}: {e.strerror}: CASEMATE_CACHE says where else things are kept") from None
     return path
 
 
@@ -29,5 +34,10 @@ def scratch(directory):
     whole; for whoever has it locked. What a killed run left goes first."""
     for left in directory.glob("new.*"):
         shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=directory, prefix="new.", ignore_cleanup_errors=True) as new:
-        yield Path(new)
+    try:
+        with tempfile.TemporaryDirectory(dir=directory, prefix="new.", ignore_cleanup_errors=True) as new:
+            yield Path(new)
+    except OSError as e:
+        if e.errno == errno.ENOSPC:
+            e.filename = str(directory)
+        raise

@@ -551,11 +551,15 @@ def check_options(o):
             raise Usage("--kernel attributes: not built yet; tools/host-kernel builds it")
     if o.kernel != "stock" and not os.path.isfile(o.kernel):
         raise Usage(f"--kernel {o.kernel}: no such file")
+    if o.kernel != "stock" and not os.access(o.kernel, os.R_OK):
+        raise Usage(f"--kernel {o.kernel}: not readable")
     o.add = [(Path(source), path or os.path.basename(source.rstrip("/")))
              for source, _, path in (a.partition(":") for a in o.add)]
     for source, path in o.add:
         if not source.exists():
             raise Usage(f"--add {source}: no such file or directory")
+        if not os.access(source, os.R_OK):
+            raise Usage(f"--add {source}: not readable")
     o.disk = [Path(d).absolute() for d in o.disk]
     if o.disk and not o.lane.startswith("amd"):
         raise Usage(f"--disk: the {o.lane} lane has no disks; take an amd lane")
