@@ -328,6 +328,8 @@ class Emulator:
         """What the emulator, or who starts it, said was wrong."""
         lines = (self.work / "emulator.log").read_text(errors="replace").splitlines()
         said = [line for line in lines if re.match(r"(qemu|unshare|setpriv)[\w-]*: (?!warning)", line)]
+        if said and said[-1].startswith("unshare"):
+            return f"{said[-1]}: the intel lanes need a network of their own, so a user namespace, or root"
         return f"the emulator did not run: {said[-1]}" if said else None
 
 
@@ -530,10 +532,10 @@ def check_options(o):
     if o.lane == "auto":
         o.lane = "amd-npt" if problem else "native"
     problem = lane_problem(o.lane)
-    if problem and problem[0] != "failed":
-        raise Usage(f"the {o.lane} lane cannot run here: {problem[1]}")
     if problem:
-        raise HostFailure(f"the {o.lane} lane cannot run here: {problem[1]}")
+        kind, why = problem
+        raise (HostFailure if kind == "failed" else Usage)(
+            f"the {o.lane} lane cannot run here: {'missing: ' if kind == 'missing' else ''}{why}")
     intel = o.lane.startswith("intel")
     o.cpus = o.cpus or (1 if intel else 2)
     o.mem = o.mem or (1024 if intel else 3072)
