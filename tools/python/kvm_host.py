@@ -168,7 +168,6 @@ DIE_WITH_US = ["setpriv", "--pdeathsig", "KILL"]
 COMMAND_LINE = ("console=ttyS0 quiet panic=-1 mitigations=off audit=0 cryptomgr.notests ima=off "
                 "lsm=landlock,capability random.trust_cpu=on initcall_blacklist=jent_mod_init,trace_eval_init")
 
-
 QEMU_CPU = "EPYC,+svm,+npt"
 
 
