@@ -66,7 +66,7 @@ examples:
   tools/kvm-host --lane amd-npt --add build/vmm/casemate --get report.json \\
       -- 'casemate check --json >report.json'
 
-  # another kernel of Debian's; before 7.2 it is in linux-image-VERSION
+  # another kernel of Debian's; up to 6.18: linux-image-VERSION, boot/vmlinuz-VERSION
   apt-get download linux-binary-VERSION linux-modules-VERSION
   for package in linux-*.deb; do dpkg-deb -x "$package" tree; done
   tools/kvm-host --kernel tree/usr/lib/modules/VERSION/vmlinuz -- uname -a
