@@ -64,7 +64,7 @@ def make_base(file, vendor, busybox, release, modules):
         archive.data("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
         archive.data("/etc/group", b"root:x:0:\n")
         lines = []
-        for name, (path, data, needs) in modules.items():
+        for name, (_, data, needs) in modules.items():
             # Signature, type information and the names of trace enums cost
             # Bochs twelve seconds, and nobody reads them. Not .BTF_ids, by
             # which KVM registers functions.
