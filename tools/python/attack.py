@@ -25,6 +25,8 @@ from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from command_line import Options, Usage, built
+
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / "tools"
 HERE = ROOT / "tests/attacks"
@@ -62,22 +64,12 @@ examples:
 """
 
 
-class Usage(Exception):
-    """The caller's mistake: one line, status 2."""
-
-
 class Failure(Exception):
     """Something that the suite needs could not be made: one line, status 1."""
 
 
-class Options(argparse.ArgumentParser):
-    def error(self, message):
-        raise Usage(f"{message} (--help explains)")
-
-
 def parse_options(argv):
-    p = Options(prog="tools/attack", description=__doc__, epilog=EPILOG, allow_abbrev=False,
-                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Options(prog="tools/attack", description=__doc__, epilog=EPILOG)
     p.add_argument("--lane", action="append", choices=LANES, metavar="LANE", default=[],
                    help=f"of tools/kvm-host; repeat it for more (default {' '.join(DEFAULT_LANES)}; "
                         f"with --quick {' '.join(QUICK_LANES)})")
@@ -322,21 +314,16 @@ class Inputs:
 
     def __init__(self, o, suite, only):
         sources = {c.source for c in suite.cases if only.number(c.number)}
-        self.files = {"casemate": o.build / "vmm/casemate", "attack-host": HERE / "host"}
-        self.files |= {file_of(s): o.build / "tests/payloads" / file_of(s) for s in sources if s != LINUX}
+        self.files = {"casemate": built(o.build, "vmm/casemate"), "attack-host": HERE / "host"}
+        self.files |= {file_of(s): built(o.build, f"tests/payloads/{file_of(s)}") for s in sources if s != LINUX}
         if LINUX in sources:
+            ring3 = built(o.build, "tests/attacks/ring3")
             kernel = Path(output(TOOLS / "guest-kernel", "--config-fragment", ATTACK_CONFIG))
-            ring3 = o.build / "tests/attacks/ring3"
-            if not ring3.is_file():
-                raise Usage(f"{ring3} is missing: ninja -C {o.build}")
             initramfs = output(TOOLS / "guest-initramfs", "--add", f"{HERE}/guest/attacks:/tests/attacks",
                                "--add", f"{ring3}:/tests/ring3")
             self.files |= {LINUX: kernel / "vmlinux", f"{LINUX}.map": kernel / "System.map", "initrd": initramfs}
         if "attributes" in map(table.met_first, o.protections) and set(o.lanes) - {"native"}:
             output(TOOLS / "host-kernel")
-        for file in self.files.values():
-            if not Path(file).is_file():
-                raise Usage(f"{file} is missing: ninja -C {o.build}")
         # Hosts start again and again, and a build meanwhile must not change what they run.
         kept = o.out / "inputs"
         shutil.rmtree(kept, ignore_errors=True)

@@ -24,6 +24,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from command_line import Options, Usage, built
+
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / "tools"
 PEERS = {"casemate-vmlinux": "casemate, vmlinux", "casemate-bzimage": "casemate, bzImage",
@@ -58,15 +60,6 @@ example:
 """
 
 
-class Usage(Exception):
-    """The caller's mistake: one line, status 2."""
-
-
-class Options(argparse.ArgumentParser):
-    def error(self, message):
-        raise Usage(f"{message} (--help explains)")
-
-
 def output(*command):
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
@@ -92,17 +85,11 @@ def start_here(o, files):
             yield f"{peer} start_here_us {used.strip()}"
 
 
-def built(o, name):
-    if not (o.build / name).exists():
-        raise Usage(f"{o.build / name} is not there; run meson setup {o.build} && ninja -C {o.build}")
-    return o.build / name
-
-
 def measure(o):
     """{peer: {what: [values]}}"""
-    programs = {"casemate": built(o, "vmm/casemate"), "before-kvm-run": built(o, "tests/system/before-kvm-run")}
+    programs = {"casemate": built(o.build, "vmm/casemate"), "before-kvm-run": built(o.build, "tests/system/before-kvm-run")}
     kernel = Path(output(TOOLS / "guest-kernel"))
-    load = ["--add", f"{built(o, 'tests/system/guest-load')}:/bin/guest-load"] if o.what in ("protect", "roots") else []
+    load = ["--add", f"{built(o.build, 'tests/system/guest-load')}:/bin/guest-load"] if o.what in ("protect", "roots") else []
     initrd = output(TOOLS / "guest-initramfs", "--add", f"{TOOLS}/bench-init:/bench-init", *load)
     files = {**programs, "vmlinux": kernel / "vmlinux", "bzimage": kernel / "bzImage", "initrd": initrd,
              "bench-host": TOOLS / "bench-host"}
@@ -113,7 +100,7 @@ def measure(o):
     if o.lane != "native":
         command += ["--cpus", "1"]
     if o.what == "protect":
-        files["lock_rate.elf"] = built(o, "tests/payloads/lock_rate.elf")
+        files["lock_rate.elf"] = built(o.build, "tests/payloads/lock_rate.elf")
         if o.lane != "native":
             output(TOOLS / "host-kernel")
             command += ["--kernel", "attributes"]
@@ -246,7 +233,7 @@ def bench_boot(o):
 def bench_locks(o):
     vendor = vendor_of(o)
     o.peers = list(LOCK_PEERS)
-    lock_bench = built(o, "tests/bench/lock_bench")
+    lock_bench = built(o.build, "tests/bench/lock_bench")
     measured = measure(o)
     calls = lock_calls(measured)
     peers = {}
@@ -415,7 +402,7 @@ def roots_table(o, peers, alone):
 
 def bench_roots(o):
     o.peers = list(ROOT_PEERS)
-    roots_bench = built(o, "tests/bench/roots_bench")
+    roots_bench = built(o.build, "tests/bench/roots_bench")
     measured = {peer: by_run(values) for peer, values in measure(o).items()}
     if not {"off", "check"} <= set(measured):
         sys.exit(f"bench: no numbers of casemate.roots=off and check in the {o.lane} host")
@@ -441,8 +428,7 @@ BENCHES = {"boot": bench_boot, "locks": bench_locks, "protect": bench_protect, "
 
 
 def main():
-    p = Options(prog="tools/bench", description=__doc__, epilog=EPILOG, allow_abbrev=False,
-                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Options(prog="tools/bench", description=__doc__, epilog=EPILOG)
     p.add_argument("what", choices=list(BENCHES))
     p.add_argument("--lane", choices=LANES, help="default amd-npt; of roots amd-shadow, which has all modes")
     p.add_argument("--runs", type=positive, default=5, metavar="N", help="timed runs of each (default 5)")

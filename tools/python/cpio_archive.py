@@ -7,7 +7,7 @@ import posixpath
 import shutil
 import stat
 
-from failures import Usage
+from command_line import Usage
 
 
 class Archive:

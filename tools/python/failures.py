@@ -11,10 +11,6 @@ import tempfile
 import cache
 
 
-class Usage(Exception):
-    """The caller's mistake: one line, status 2."""
-
-
 class HostFailure(Exception):
     """The machine or its preparation failed: one line, status 125."""
 

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import cache
+from command_line import Options, Usage
 
 INIT = Path(__file__).resolve().parents[1] / "guest-initramfs-init"
 BUSYBOX = "/bin/busybox"
@@ -31,15 +32,6 @@ The same input gives the same bytes: the archive's name in the cache
 example:
   tools/guest-initramfs --modules "$(tools/kvm-host --print-modules)" --add /sbin/mkfs.ext4
 """
-
-
-class Usage(Exception):
-    """The caller's mistake: one line, status 2."""
-
-
-class Options(argparse.ArgumentParser):
-    def error(self, message):
-        raise Usage(f"{message} (--help explains)")
 
 
 class Tree:
@@ -144,8 +136,7 @@ def write(path, data):
 
 
 def main():
-    p = Options(prog="guest-initramfs", description=__doc__, epilog=EPILOG, allow_abbrev=False,
-                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Options(prog="guest-initramfs", description=__doc__, epilog=EPILOG)
     p.add_argument("--modules", type=Path, metavar="DIR",
                    help="add and load the virtio modules found there (uncompressed, with modules.dep)")
     p.add_argument("--add", action="append", default=[], metavar="FILE[:PATH]",

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import cpio_archive
 from cpio_archive import Archive
-from failures import Usage, find_program, need_programs, run_tool
+from command_line import Usage
+from failures import find_program, need_programs, run_tool
 from host_cache import locked, scratch
 from kernel_modules import with_dependencies
 

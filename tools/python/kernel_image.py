@@ -8,7 +8,8 @@ import re
 import struct
 import zlib
 
-from failures import Usage, run_tool
+from command_line import Usage
+from failures import run_tool
 
 # ELF note XEN_ELFNOTE_PHYS32_ENTRY: QEMU starts an ELF kernel only with it.
 PVH_NOTE = struct.pack("<I", 18) + b"Xen\0"

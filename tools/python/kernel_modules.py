@@ -8,7 +8,8 @@ import os
 import struct
 from pathlib import Path
 
-from failures import HostFailure, Usage, run_tool
+from command_line import Usage
+from failures import HostFailure, run_tool
 
 SUFFIXES = [".ko", ".ko.xz", ".ko.zst", ".ko.gz"]
 

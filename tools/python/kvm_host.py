@@ -2,7 +2,6 @@
 """Runs a shell command inside a machine that has KVM: this one, or an
 emulated one that boots Debian's stock kernel for it. See --help."""
 
-import argparse
 import contextlib
 import os
 import posixpath
@@ -20,7 +19,8 @@ import time
 import tty
 from pathlib import Path
 
-from failures import HostFailure, Usage, find_program, in_words, run_tool
+from command_line import Options, Usage
+from failures import HostFailure, find_program, in_words, run_tool
 from host_cache import cache_directory
 from host_initramfs import base_archive, inside, payload_archive
 from kernel_image import PVH_NOTE, flat_kernel, release, unpack_kernel
@@ -73,15 +73,8 @@ examples:
 """
 
 
-class Options(argparse.ArgumentParser):
-    def error(self, message):
-        raise Usage(f"{message} (--help explains)")
-
-
 def parse_options(argv):
-    p = Options(prog="kvm-host", description=__doc__, epilog=EPILOG, allow_abbrev=False,
-                usage="kvm-host [options] -- COMMAND...",
-                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Options(prog="kvm-host", description=__doc__, epilog=EPILOG, usage="kvm-host [options] -- COMMAND...")
     p.add_argument("--lane", default="auto", choices=["auto", *LANES],
                    help="auto (the default) takes native where it can, else amd-npt")
     p.add_argument("--list", action="store_true",

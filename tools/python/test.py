@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import cache as caches
+from failures import find_program
 
 ROOT = Path(__file__).resolve().parents[2]
 LANES = ["intel-noad", "intel-ept", "amd-npt", "amd-shadow"]  # the slowest first: they fill two CPUs best
@@ -252,6 +253,8 @@ class Plan:
         return []
 
     def meson_tests(self, kind, directory, wrapper=(), arguments=()):
+        if not (directory / "build.ninja").exists():
+            return
         listed = subprocess.run(["meson", "introspect", "--tests", directory], capture_output=True, text=True)
         for test in json.loads(listed.stdout or "[]"):
             yield Job(kind, test["name"], [*wrapper, *test["cmd"], *arguments], timeout=600,
@@ -359,6 +362,8 @@ class Plan:
 
     def names(self, kind):
         """For --list; what is not built yet is not known."""
+        if missing := self.missing(kind):
+            return [f"{missing}, to know them"]
         if kind in LANES:
             command = [ROOT / "tests/system/run", "--list", "--lane", kind]
             return subprocess.run(command, capture_output=True, text=True).stdout.split()
@@ -370,10 +375,13 @@ class Plan:
     def method(self, kind):
         return getattr(self, kind.replace("-", "_"))
 
+    def missing(self, kind):
+        programs = [p for p in self.NEEDS[kind] if not find_program(p)]
+        return f"{' and '.join(programs)} not installed: run tools/setup" if programs else None
+
     def jobs(self, kind):
-        missing = [p for p in self.NEEDS[kind] if not shutil.which(p, path=os.environ["PATH"] + ":/usr/sbin:/sbin")]
-        if missing:
-            self.report.fail(kind, f"{' and '.join(missing)} not installed: run tools/setup")
+        if missing := self.missing(kind):
+            self.report.fail(kind, missing)
             return []
         jobs = list((self.lane(kind) if kind in LANES else self.method(kind)()) or [])
         # A kind without a test would pass for ever.
