@@ -11,8 +11,8 @@ import subprocess
 from pathlib import Path
 
 import cpio_archive
-from cpio_archive import Archive
 from command_line import Usage
+from cpio_archive import Archive
 from failures import find_program, need_programs, run_tool
 from host_cache import locked, scratch
 from kernel_modules import with_dependencies

@@ -315,7 +315,6 @@ class Emulator:
             raise HostFailure(self.complaint() or "the emulated machine ended before the command did")
         return int(self.status)
 
-
     def complaint(self):
         """What the emulator, or who starts it, said was wrong."""
         lines = (self.work / "emulator.log").read_text(errors="replace").splitlines()
