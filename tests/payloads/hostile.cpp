@@ -218,14 +218,15 @@ bool entropy_works(const VirtioFunction& function) {
     rings.available[2] = 0;
     rings.available[1] = 1;
     function.ring_doorbell(0);
-    for (unsigned i = 0; i < 10000000; ++i)
-        if ((rings.used[0] >> 16) == 1) {
-            uint8_t any = 0;
-            for (unsigned at = 0; at < 64; ++at)
-                any = static_cast<uint8_t>(any | static_cast<volatile uint8_t*>(buffer)[at]);
-            return any != 0 && rings.used[2] == 64;
-        }
-    return false;
+    while ((rings.used[0] >> 16) != 1) {
+        pause();
+        if ((function.status() & needs_reset) != 0)
+            return false;
+    }
+    uint8_t any = 0;
+    for (unsigned at = 0; at < 64; ++at)
+        any = static_cast<uint8_t>(any | static_cast<volatile uint8_t*>(buffer)[at]);
+    return any != 0 && rings.used[2] == 64;
 }
 
 } // namespace
