@@ -134,6 +134,8 @@ def is_telling(line):
 def excerpt(log, name, most=12):
     """The log's lines from the failure of this name on, else from the first
     that tells of one, else its last."""
+    if not log.exists():  # somebody removed build/ meanwhile
+        return []
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     starts = [n for n, line in enumerate(lines) if line.split(" - ")[0] == f"not ok {name}"]
     starts += [n for n, line in enumerate(lines) if is_telling(line)]
