@@ -5,7 +5,6 @@ which host. Each attack is first made without a lock, and has to succeed there.
 Writes matrix.json, matrix.html (one page, no other file needed) and the logs
 of every guest."""
 
-import argparse
 import base64
 import binascii
 import fnmatch

@@ -3,7 +3,6 @@
 archive: static busybox, tools/guest-initramfs-init as process 1, and what is
 asked for. Prints the path of the archive, or writes it to --output."""
 
-import argparse
 import hashlib
 import os
 import posixpath

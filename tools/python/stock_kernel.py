@@ -3,7 +3,6 @@
 cache with its modules."""
 
 import hashlib
-from pathlib import Path
 
 from failures import HostFailure, need_programs, run_tool
 from host_cache import cache_directory, locked, scratch
