@@ -112,6 +112,12 @@ void attack_hypercalls() {
                 casemate_attributes(CASEMATE_CALL_ROOT_WRITE, 0, 0));
     expect_call("root_clear_no_arena", -CASEMATE_EINVAL, 0, 1,
                 casemate_attributes(CASEMATE_CALL_ROOT_CLEAR, 0, 0));
+    const uint64_t clock = casemate_attributes(CASEMATE_CALL_ROOT_CLOCK, read_only, 1);
+    expect_call("clock_no_reference", -CASEMATE_EINVAL, page, 1, clock);
+    expect_call("clock_policy_2", -CASEMATE_EINVAL, page, 1, clock | uint64_t{2} << CASEMATE_POLICY_SHIFT);
+    expect_call("clock_no_interval", -CASEMATE_EINVAL, page, 1,
+                casemate_attributes(CASEMATE_CALL_ROOT_CLOCK, read_only, 0));
+    expect_call("clock_two_pages", -CASEMATE_EINVAL, page, 2, clock);
     for (const auto& call : kept)
         expect_call(call.name, -CASEMATE_ENOSYS, page, 1, casemate_attributes(call.call, 0, 0));
     expect_call("features_policy", -CASEMATE_EINVAL, 0, 1, casemate_attributes(CASEMATE_CALL_FEATURES, 1, 0));
@@ -174,6 +180,7 @@ void attack_hypercalls() {
     expect_call("lock_again_after_seal", -CASEMATE_EPERM, page, 1, lock_attributes());
     expect_call("raise_after_seal", -CASEMATE_EPERM, page, 1, lock_attributes(die));
     expect_call("arena_after_seal", -CASEMATE_EPERM, page + 14 * page_bytes, 1, arena);
+    expect_call("clock_after_seal", -CASEMATE_EPERM, page + 14 * page_bytes, 1, clock);
     expect_writable("unlocked_after_seal", page + 14 * page_bytes, true);
     expect_writable("locked_after_seal", page, false);
     if (wanted(17, "features_sealed")) {

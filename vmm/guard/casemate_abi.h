@@ -105,7 +105,7 @@
  * if it is not 0: the root that the guest is about to load. Ask before loading CR3: code that asks afterwards
  * is already what the new root maps. A wrong root in CR3 is recorded, or ends the VM, but is no reason against
  * going on to a right one. Of a pair, both pages are compared, whichever is named or loaded. Some of the
- * verified tables are compared too: 64 a call, by turns.
+ * verified tables are compared too: 64 a call, by turns; and up to 1024 when a root is wrong.
  *
  * Compared are address, rights (P, R/W, U/S, NX), caching and PS of the kernel slots; not A, D, nor what the
  * CPU ignores (bits 11:9 and 62:52). Of a pair's first page the present slots 0 to 255 must have NX, if
@@ -169,14 +169,32 @@
 /* The argument of ROOT_WRITE and ROOT_CLEAR: the slot in its low 9 bits. */
 #define CASEMATE_ROOT_ENTRY(root, slot) (((root) << 9) | (slot))
 
+/*
+ * ROOT_CLOCK: gives a page to the monitor that tells each vCPU when to ask ROOT_CHECK again, for a guest that
+ * compares roots by itself in locked text meanwhile. The page is locked as DATA from then on, and the monitor
+ * alone writes to it: at byte 8 * n the value of vCPU n's TSC from which on vCPU n has to ask, 0 (at once) at
+ * first; each ROOT_CHECK of vCPU n sets it to the TSC of that moment and the interval. Numbers are those of
+ * the local APICs. Once only.
+ *
+ *   address   the page
+ *   policy    what a store to it does: CASEMATE_POLICY_*
+ *   argument  the interval, in units of 1024 cycles of the TSC, at least 1
+ *
+ *   -CASEMATE_EFAULT  the page is not RAM
+ *   -CASEMATE_EINVAL  no ROOT_REFERENCE yet; no interval; unknown policy; not 1 page
+ *   -CASEMATE_EPERM   the page is locked; there is a clock; or after SEAL
+ *   -CASEMATE_E2BIG   as LOCK
+ */
+#define CASEMATE_CALL_ROOT_CLOCK 10ULL
+#define CASEMATE_ROOT_CLOCK_UNIT_SHIFT 10
+
 /* Numbers 8 and 9 are kept for text and table changes, and are refused for now. */
 #define CASEMATE_CALL_POKE_TEXT 8ULL
 #define CASEMATE_CALL_TABLE_WRITE 9ULL
 
 /*
- * SEAL: no range, policy or argument. Says that the guest has locked all it wants: LOCK, ROOT_REFERENCE and
- * ROOT_ARENA fail from now on.
- * Sealing again returns 0 and changes nothing.
+ * SEAL: no range, policy or argument. Says that the guest has locked all it wants: LOCK, ROOT_REFERENCE,
+ * ROOT_ARENA and ROOT_CLOCK fail from now on. Sealing again returns 0 and changes nothing.
  *
  * It pins, for each vCPU, IDTR; LSTAR, STAR, CSTAR, SFMASK and the SYSENTER MSRs; CR0.PE and PG, CR4.PAE and
  * LA57, EFER.SCE, LME, LMA and NXE; and, if they are set, CR0.WP, CR4.SMEP, SMAP and UMIP. From then on WRMSR
@@ -219,6 +237,7 @@
 #define CASEMATE_FEATURE_ROOT_ARENA (1ULL << 4)
 #define CASEMATE_FEATURE_TEXT_POKE (1ULL << 5)
 #define CASEMATE_FEATURE_SEALED (1ULL << 6)		/* SEAL has been called */
+#define CASEMATE_FEATURE_ROOT_CLOCK (1ULL << 7)
 
 /* Errors, returned negated. The numbers are KVM's (linux include/uapi/linux/kvm_para.h). */
 #define CASEMATE_EPERM 1

@@ -89,6 +89,7 @@ Guard::Answer Guard::hypercall(const GuestCpu& cpu, const HypercallRegisters& re
               [this, &cpu](const LockCall& request) { return Answer{.result = lock(cpu, request.lock)}; },
               [this, &cpu](const RootReferenceCall& request) { return root_reference(cpu, request.request); },
               [this, &cpu](const RootArenaCall& request) { return root_arena(cpu, request); },
+              [this, &cpu](const RootClockCall& request) { return root_clock(cpu, request); },
               [this](const RootWriteCall& request) { return root_write(request); },
               [this](const RootClearCall& request) { return root_clear(request); },
               [](const auto& /*handled above*/) { return Answer{.result = refusal(CASEMATE_EPERM)}; }},
@@ -96,7 +97,7 @@ Guard::Answer Guard::hypercall(const GuestCpu& cpu, const HypercallRegisters& re
 }
 
 uint64_t Guard::features() {
-    uint64_t features = CASEMATE_FEATURE_LOCKS | CASEMATE_FEATURE_ROOT_CHECK;
+    uint64_t features = CASEMATE_FEATURE_LOCKS | CASEMATE_FEATURE_ROOT_CHECK | CASEMATE_FEATURE_ROOT_CLOCK;
     features |= m_parts.tables_tolerated ? CASEMATE_FEATURE_TABLES_ENFORCED | CASEMATE_FEATURE_ROOT_ARENA
                                          : CASEMATE_FEATURE_TABLES_VERIFIED;
     if (m_sealed)

@@ -13,6 +13,7 @@
 #include "guard/lock_table.hpp"
 #include "guard/protection.hpp"
 #include "guard/root_arena.hpp"
+#include "guard/root_clock.hpp"
 #include "guard/roots.hpp"
 #include "guard/symbols.hpp"
 #include "guard/violation.hpp"
@@ -162,6 +163,7 @@ private:
     Answer root_check(const GuestCpu& cpu, const RootCheckCall& call);
     Answer root_arena(const GuestCpu& cpu, const RootArenaCall& call);
     std::optional<uint32_t> refuse_arena(const RootArenaCall& call);
+    Answer root_clock(const GuestCpu& cpu, const RootClockCall& call);
     Answer root_write(const RootWriteCall& call);
     Answer root_clear(const RootClearCall& call);
     Answer answer(const RootArena::Done& done);
@@ -196,6 +198,7 @@ private:
     LockTable m_table;
     Roots m_roots;
     GoldenTables m_golden; // of page tables that are in m_table, and that the protection knows nothing of
+    std::atomic<const RootClock*> m_root_clock = nullptr; // null: the guest gave none
     std::atomic<bool> m_sealed = false;
     std::atomic<bool> m_text_locked = false;
 
@@ -204,11 +207,13 @@ private:
     // the sites.
     std::mutex m_call_mutex;
     std::unique_ptr<RootArena> m_arena;
+    std::unique_ptr<const RootClock> m_owned_root_clock;
     bool m_pages_protected = false;
     uint64_t m_lock_changes = 0; // calls that locked or raised something
     LogSite m_protect_site;
     LogSite m_reference_site;
     LogSite m_arena_site;
+    LogSite m_clock_site;
 
     // A root that ROOT_CHECK has recorded is given one audit's time to be left, until an audit finds a right
     // one.

@@ -13,6 +13,9 @@ namespace {
 // Compared at a root check: all that most guests have (a dozen, and one for each GiB of RAM), at some 10 us.
 constexpr size_t tables_per_check = 64;
 
+// Compared when a root is wrong: the reference, which the guest then loads, may be one of them.
+constexpr size_t tables_per_mismatch = 1024;
+
 GuardEnd host_failure(const Error& error) {
     return {.reason = GuardEnd::Reason::host_failure, .summary = error.message()};
 }
@@ -76,7 +79,13 @@ Guard::Answer Guard::root_check(const GuestCpu& cpu, const RootCheckCall& call) 
     if (names_another ? next.has_value() : loaded.has_value())
         answer.result = refusal(CASEMATE_EPERM);
     if (!answer.end)
-        answer.end = verify_tables(cpu.index(), tables_per_check);
+        answer.end = verify_tables(cpu.index(), loaded || next ? tables_per_mismatch : tables_per_check);
+    if (const RootClock* const clock = m_root_clock.load(std::memory_order_acquire)) {
+        const auto now = cpu.time_stamp();
+        if (!now)
+            return {.result = refusal(CASEMATE_EPERM), .end = host_failure(now.error())};
+        clock->set(cpu.index(), *now);
+    }
     return answer;
 }
 
@@ -178,6 +187,41 @@ Guard::Answer Guard::root_arena(const GuestCpu& cpu, const RootArenaCall& call) 
                                         {"shadow_paging", shadows},
                                         {"vcpu", uint64_t{cpu.index()}}});
     return answer(m_arena->drop_shadow_pages());
+}
+
+Guard::Answer Guard::root_clock(const GuestCpu& cpu, const RootClockCall& call) {
+    if (m_sealed || m_owned_root_clock)
+        return {.result = refusal(CASEMATE_EPERM)};
+    if (!m_roots.has_reference())
+        return {.result = refusal(CASEMATE_EINVAL)};
+    if (!m_parts.memory.is_ram(call.page))
+        return {.result = refusal(CASEMATE_EFAULT)};
+    if (!m_table.may_write(call.page))
+        return {.result = refusal(CASEMATE_EPERM)};
+    // As for LOCK: first no host-side write can begin, then none is under way, then the page changes.
+    const Lock lock{.range = call.page, .policy = call.policy, .kind = LockKind::data};
+    const auto change = m_table.add(lock);
+    if (!change)
+        return {.result = refusal(CASEMATE_E2BIG)};
+    if (!m_parts.memory.drain_writes()) {
+        m_table.undo(*change); // the machine is ending
+        return {.result = refusal(CASEMATE_EPERM)};
+    }
+    auto clock = RootClock::create(call.page, call.interval, m_parts.protection);
+    if (!clock) {
+        m_table.undo(*change);
+        m_parts.log.guest(m_clock_site, clock.error().message());
+        return {.result = refusal(CASEMATE_E2BIG)};
+    }
+    m_owned_root_clock = std::move(*clock);
+    m_root_clock.store(m_owned_root_clock.get(), std::memory_order_release);
+    note_protected();
+    write_lock_event(cpu, lock);
+    m_parts.events.write("root_clock", {{"gpa", hex_string(call.page.start().value)},
+                                        {"interval_cycles", call.interval},
+                                        {"policy", std::string(name_of(call.policy))},
+                                        {"vcpu", uint64_t{cpu.index()}}});
+    return {};
 }
 
 Guard::Answer Guard::answer(const RootArena::Done& done) {

@@ -9,6 +9,7 @@ namespace casemate {
 namespace {
 
 constexpr uint8_t general_protection = 13;
+constexpr uint32_t msr_time_stamp_counter = 0x10;
 constexpr uint32_t msr_lstar = 0xc0000082;
 
 } // namespace
@@ -38,6 +39,10 @@ Result<void> KvmGuestCpu::set_instruction_pointer(uint64_t rip) const {
     kvm_regs registers = TRY(m_vcpu.registers());
     registers.rip = rip;
     return m_vcpu.set_registers(registers);
+}
+
+Result<uint64_t> KvmGuestCpu::time_stamp() const {
+    return m_vcpu.msr(msr_time_stamp_counter);
 }
 
 Result<uint64_t> KvmGuestCpu::syscall_entry() const {

@@ -31,6 +31,8 @@ public:
     virtual Result<void> inject_general_protection() const = 0;
     // Where it goes on.
     virtual Result<void> set_instruction_pointer(uint64_t rip) const = 0;
+    // IA32_TIME_STAMP_COUNTER, as the guest's RDTSC gives it now.
+    virtual Result<uint64_t> time_stamp() const = 0;
     // MSR_LSTAR: where SYSCALL goes.
     virtual Result<uint64_t> syscall_entry() const = 0;
     // What the auditor compares.
@@ -53,6 +55,7 @@ public:
     Result<bool> is_delivering_event() const override;
     Result<void> inject_general_protection() const override;
     Result<void> set_instruction_pointer(uint64_t rip) const override;
+    Result<uint64_t> time_stamp() const override;
     Result<uint64_t> syscall_entry() const override;
     Result<AuditedState> audited_state() const override;
     Result<bool> waits_for_start() const override { return m_vcpu.waits_for_start(); }

@@ -105,6 +105,18 @@ std::expected<Hypercall, uint32_t> parse_root_clear(const HypercallRegisters& re
     return RootClearCall{.root = entry.root};
 }
 
+std::expected<Hypercall, uint32_t> parse_root_clock(const HypercallRegisters& registers,
+                                                    const Attributes& attributes) {
+    if (attributes.policy > CASEMATE_POLICY_DIE_ON_WRITE || attributes.argument == 0 || registers.pages != 1)
+        return std::unexpected(CASEMATE_EINVAL);
+    const auto page = parse_pages(registers);
+    if (!page)
+        return std::unexpected(page.error());
+    return RootClockCall{.page = *page,
+                         .policy = static_cast<LockPolicy>(attributes.policy),
+                         .interval = attributes.argument << CASEMATE_ROOT_CLOCK_UNIT_SHIFT};
+}
+
 } // namespace
 
 std::expected<Hypercall, uint32_t> parse_hypercall(const HypercallRegisters& registers) {
@@ -112,7 +124,8 @@ std::expected<Hypercall, uint32_t> parse_hypercall(const HypercallRegisters& reg
     if (attributes.mark != CASEMATE_MARK)
         return std::unexpected(CASEMATE_EOPNOTSUPP);
     const bool plain = attributes.policy == 0 && attributes.argument == 0;
-    if (attributes.reserved != 0 && attributes.call <= CASEMATE_CALL_SEAL)
+    const bool known = attributes.call <= CASEMATE_CALL_SEAL || attributes.call == CASEMATE_CALL_ROOT_CLOCK;
+    if (attributes.reserved != 0 && known)
         return std::unexpected(CASEMATE_EINVAL);
     switch (attributes.call) {
     case CASEMATE_CALL_LOCK:
@@ -127,6 +140,8 @@ std::expected<Hypercall, uint32_t> parse_hypercall(const HypercallRegisters& reg
         return parse_root_write(registers, attributes);
     case CASEMATE_CALL_ROOT_CLEAR:
         return parse_root_clear(registers, attributes);
+    case CASEMATE_CALL_ROOT_CLOCK:
+        return parse_root_clock(registers, attributes);
     case CASEMATE_CALL_FEATURES:
     case CASEMATE_CALL_SEAL:
         if (!plain)

@@ -43,8 +43,13 @@ struct RootWriteCall {
 struct RootClearCall {
     uint64_t root = 0; // any number
 };
+struct RootClockCall {
+    GuestRange page; // a whole one; may lie outside RAM, but does not wrap
+    LockPolicy policy = LockPolicy::read_only;
+    uint64_t interval = 0; // cycles of the guest's TSC, not 0
+};
 using Hypercall = std::variant<FeaturesCall, LockCall, SealCall, RootReferenceCall, RootCheckCall,
-                               RootArenaCall, RootWriteCall, RootClearCall>;
+                               RootArenaCall, RootWriteCall, RootClearCall, RootClockCall>;
 
 // What the guest gets in rax for a positive CASEMATE_E*.
 constexpr uint64_t refusal(uint64_t error) {

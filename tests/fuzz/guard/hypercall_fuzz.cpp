@@ -21,6 +21,7 @@ public:
     Result<bool> is_delivering_event() const override { return false; }
     Result<void> set_instruction_pointer(uint64_t) const override { return {}; }
     Result<void> inject_general_protection() const override { return {}; }
+    Result<uint64_t> time_stamp() const override { return 0; }
     Result<uint64_t> syscall_entry() const override { return 0; }
     Result<AuditedState> audited_state() const override { return AuditedState{}; }
     Result<bool> waits_for_start() const override { return false; }
@@ -59,7 +60,7 @@ HypercallRegisters shaped(const Call& call) {
     if ((call.shape & 2) != 0)
         registers.pages = call.pages % (ram_pages + 4);
     if ((call.shape & 4) != 0)
-        registers.attributes = casemate_attributes(call.attributes % 10, (call.attributes >> 8) % 3,
+        registers.attributes = casemate_attributes(call.attributes % 12, (call.attributes >> 8) % 3,
                                                    (call.attributes >> 16) % 5);
     if ((call.shape & 8) != 0)
         registers.attributes =

@@ -55,6 +55,7 @@ public:
     Result<bool> is_delivering_event() const override { return false; }
     Result<void> set_instruction_pointer(uint64_t) const override { return {}; }
     Result<void> inject_general_protection() const override { return {}; }
+    Result<uint64_t> time_stamp() const override { return 0; }
     Result<uint64_t> syscall_entry() const override { return 0; }
     Result<AuditedState> audited_state() const override {
         if (fails)

@@ -45,6 +45,8 @@ public:
         m_state.registers.rip = rip;
         return {};
     }
+    uint64_t tsc = 0;
+    Result<uint64_t> time_stamp() const override { return tsc; }
     Result<uint64_t> syscall_entry() const override { return 0; }
     Result<AuditedState> audited_state() const override { return AuditedState{.system = m_state.system}; }
     Result<bool> waits_for_start() const override { return waiting; }

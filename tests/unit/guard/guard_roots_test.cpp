@@ -13,8 +13,8 @@ namespace {
 
 const auto features = casemate_attributes(CASEMATE_CALL_FEATURES, 0, 0);
 const auto seal = casemate_attributes(CASEMATE_CALL_SEAL, 0, 0);
-constexpr uint64_t verified_features =
-    CASEMATE_FEATURE_LOCKS | CASEMATE_FEATURE_ROOT_CHECK | CASEMATE_FEATURE_TABLES_VERIFIED;
+constexpr uint64_t verified_features = CASEMATE_FEATURE_LOCKS | CASEMATE_FEATURE_ROOT_CHECK |
+                                       CASEMATE_FEATURE_ROOT_CLOCK | CASEMATE_FEATURE_TABLES_VERIFIED;
 
 } // namespace
 
@@ -537,4 +537,89 @@ TEST_CASE("tables under verification are compared once a round of audits, all of
     AuditFixture enforced(true);
     CHECK(!enforced.round());
     CHECK(enforced.guard.counts().verifications == 0);
+}
+
+namespace {
+
+constexpr uint64_t clock_page = 48_MiB;
+
+struct ClockFixture : RootFixture {
+    explicit ClockFixture(bool enforced = false)
+        : RootFixture(enforced) {
+        lock_all();
+    }
+    int64_t give(uint64_t address = clock_page, uint64_t units = 2,
+                 uint64_t policy = CASEMATE_POLICY_READ_ONLY) {
+        return call(casemate_attributes(CASEMATE_CALL_ROOT_CLOCK, policy, units), address);
+    }
+};
+
+} // namespace
+
+TEST_CASE("a clock starts at once, and each check sets the vCPU's entry alone") {
+    ClockFixture f;
+    REQUIRE(f.refer() == 0);
+    REQUIRE(f.memory.store(GuestPhysical{clock_page}, ~uint64_t{0}));
+    REQUIRE(f.give() == 0);
+    CHECK(f.guard.counts().locks > 0);
+    for (size_t entry = 0; entry < table_entries; ++entry)
+        CHECK(f.at(clock_page, entry) == 0);
+    f.cpu.tsc = 1000;
+    CHECK(f.check() == 0);
+    CHECK(f.at(clock_page, 0) == 1000 + 2 * 1024);
+    CHECK(f.at(clock_page, 1) == 0);
+    REQUIRE(f.call(seal) == 0);
+    f.cpu.tsc = 9000;
+    CHECK(f.check() == 0);
+    CHECK(f.at(clock_page, 0) == 9000 + 2 * 1024);
+    // Asked is asked, whatever the answer.
+    f.forge(process_root, 511, 0x700000 | table_entry);
+    f.cpu.tsc = 20000;
+    CHECK(f.check() == -CASEMATE_EPERM);
+    CHECK(f.at(clock_page, 0) == 20000 + 2 * 1024);
+    CHECK(!f.memory.store(GuestPhysical{clock_page}, uint64_t{1}));
+    CHECK(f.at(clock_page, 0) == 20000 + 2 * 1024);
+}
+
+TEST_CASE("a clock is refused with the error that fits, and nothing changes") {
+    ClockFixture f;
+    CHECK(f.give() == -CASEMATE_EINVAL); // no reference
+    REQUIRE(f.refer() == 0);
+    CHECK(f.give(clock_page, 0) == -CASEMATE_EINVAL);
+    CHECK(f.give(clock_page, 1, 2) == -CASEMATE_EINVAL);
+    CHECK(f.give(clock_page + 8) == -CASEMATE_EINVAL);
+    CHECK(f.give(64_MiB) == -CASEMATE_EFAULT);
+    CHECK(f.give(3_GiB) == -CASEMATE_EFAULT);
+    CHECK(f.give(~uint64_t{0xfff}) == -CASEMATE_EFAULT);
+    CHECK(f.give(text_start) == -CASEMATE_EPERM);
+    CHECK(f.give(direct_pmd) == -CASEMATE_EPERM);
+    f.protection.fails = true;
+    CHECK(f.give() == -CASEMATE_E2BIG);
+    f.protection.fails = false;
+    CHECK(f.memory.store(GuestPhysical{clock_page}, uint64_t{7}));
+    CHECK(f.check() == 0);
+    CHECK(f.at(clock_page, 0) == 7);
+    const uint64_t locks = f.guard.counts().locks;
+    REQUIRE(f.give() == 0);
+    CHECK(f.guard.counts().locks == locks + 1);
+    CHECK(f.give(clock_page + page_bytes) == -CASEMATE_EPERM);
+
+    ClockFixture sealed;
+    REQUIRE(sealed.refer() == 0);
+    REQUIRE(sealed.call(seal) == 0);
+    CHECK(sealed.give() == -CASEMATE_EPERM);
+    CHECK(sealed.memory.store(GuestPhysical{clock_page}, uint64_t{7}));
+}
+
+TEST_CASE("a wrong root has more tables compared: the reference may be among them") {
+    ClockFixture f;
+    for (uint64_t page = 0; page < 200; ++page)
+        REQUIRE(f.lock(clock_page + page * page_bytes, 1, CASEMATE_KIND_PAGE_TABLE) == 0);
+    REQUIRE(f.lock(reference_root, 1, CASEMATE_KIND_PAGE_TABLE) == 0);
+    REQUIRE(f.refer() == 0);
+    const uint64_t right = f.at(reference_root, 511);
+    f.forge(reference_root, 511, 0x700000 | table_entry);
+    CHECK(f.check(reference_root) == -CASEMATE_EPERM);
+    CHECK(f.at(reference_root, 511) == right);
+    CHECK(f.check(reference_root) == 0);
 }

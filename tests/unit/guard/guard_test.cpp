@@ -60,9 +60,10 @@ struct Fixture {
 
 const auto features = casemate_attributes(CASEMATE_CALL_FEATURES, 0, 0);
 constexpr uint64_t enforced_features = CASEMATE_FEATURE_LOCKS | CASEMATE_FEATURE_ROOT_CHECK |
-                                       CASEMATE_FEATURE_TABLES_ENFORCED | CASEMATE_FEATURE_ROOT_ARENA;
-constexpr uint64_t verified_features =
-    CASEMATE_FEATURE_LOCKS | CASEMATE_FEATURE_ROOT_CHECK | CASEMATE_FEATURE_TABLES_VERIFIED;
+                                       CASEMATE_FEATURE_ROOT_CLOCK | CASEMATE_FEATURE_TABLES_ENFORCED |
+                                       CASEMATE_FEATURE_ROOT_ARENA;
+constexpr uint64_t verified_features = CASEMATE_FEATURE_LOCKS | CASEMATE_FEATURE_ROOT_CHECK |
+                                       CASEMATE_FEATURE_ROOT_CLOCK | CASEMATE_FEATURE_TABLES_VERIFIED;
 const auto seal = casemate_attributes(CASEMATE_CALL_SEAL, 0, 0);
 
 } // namespace

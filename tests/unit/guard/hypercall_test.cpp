@@ -50,9 +50,10 @@ TEST_CASE("a call without the mark is KVM's own and not supported") {
 
 TEST_CASE("unknown calls, policies and kinds are refused each in its way") {
     for (uint64_t call = 0; call < 256; ++call) {
-        const bool known = call <= CASEMATE_CALL_SEAL;
+        const bool known = call <= CASEMATE_CALL_SEAL || call == CASEMATE_CALL_ROOT_CLOCK;
+        const uint64_t argument = call == CASEMATE_CALL_ROOT_CLOCK ? 1 : 0;
         const uint64_t address = call == CASEMATE_CALL_ROOT_CLEAR ? 0 : 0x1000;
-        CHECK(refusal({address, 1, casemate_attributes(call, 0, 0)}) == (known ? 0 : CASEMATE_ENOSYS));
+        CHECK(refusal({address, 1, casemate_attributes(call, 0, argument)}) == (known ? 0 : CASEMATE_ENOSYS));
     }
     CHECK(refusal({0x1000, 1, casemate_attributes(CASEMATE_CALL_LOCK, 2, 0)}) == CASEMATE_EINVAL);
     CHECK(refusal({0x1000, 1, casemate_attributes(CASEMATE_CALL_LOCK, 255, 0)}) == CASEMATE_EINVAL);
@@ -109,6 +110,27 @@ TEST_CASE("an arena: its pages and their policy") {
     CHECK(refusal({0x8000, 1, casemate_attributes(CASEMATE_CALL_ROOT_ARENA, 2, 0)}) == CASEMATE_EINVAL);
     for (const unsigned bit : {0U, 4U, 5U, 31U, 33U, 39U})
         CHECK(refusal({0x8000, 1, attributes | uint64_t{1} << bit}) == CASEMATE_EINVAL);
+}
+
+TEST_CASE("a clock: its page, its policy and its interval in cycles") {
+    const auto attributes = [](uint64_t policy, uint64_t interval) {
+        return casemate_attributes(CASEMATE_CALL_ROOT_CLOCK, policy, interval);
+    };
+    const auto call = parse_hypercall({0x8000, 1, attributes(1, CASEMATE_ARGUMENT_MAX)});
+    REQUIRE(call);
+    const auto& clock = std::get<RootClockCall>(*call);
+    CHECK(clock.page.start() == GuestPhysical{0x8000});
+    CHECK(clock.page.bytes() == page_bytes);
+    CHECK(clock.policy == LockPolicy::die_on_write);
+    CHECK(clock.interval == CASEMATE_ARGUMENT_MAX * 1024);
+    CHECK(refusal({0x8000, 1, attributes(0, 0)}) == CASEMATE_EINVAL);
+    CHECK(refusal({0x8000, 1, attributes(2, 1)}) == CASEMATE_EINVAL);
+    CHECK(refusal({0x8000, 2, attributes(0, 1)}) == CASEMATE_EINVAL);
+    CHECK(refusal({0x8000, 0, attributes(0, 1)}) == CASEMATE_EINVAL);
+    CHECK(refusal({0x8001, 1, attributes(0, 1)}) == CASEMATE_EINVAL);
+    CHECK(refusal({~uint64_t{0xfff}, 1, attributes(0, 1)}) == CASEMATE_EFAULT);
+    for (const unsigned bit : {0U, 4U})
+        CHECK(refusal({0x8000, 1, attributes(0, 1) | uint64_t{1} << bit}) == CASEMATE_EINVAL);
 }
 
 TEST_CASE("an entry of a root: which root, which slot, which table or none") {
