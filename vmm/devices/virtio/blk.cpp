@@ -207,7 +207,7 @@ void Blk::pop_requests() {
     // Requests that complete at once could keep a driver's other vCPU feeding us for ever.
     unsigned budget = queue_size;
     bool asked = false;
-    while (m_queue != nullptr && !m_free_tags.empty()) {
+    while (m_queue != nullptr && !m_free_tags.empty() && m_bytes_in_flight < most_bytes_in_flight) {
         if (budget == 0) {
             m_host->process_again(0);
             break;
@@ -250,6 +250,7 @@ void Blk::begin(const Chain& chain) {
     request.success_length = request.failure_length;
     request.status_address = GuestPhysical{chain.writable.back().end() - 1};
     request.sector = 0;
+    request.bytes = 0;
     request.flush_follows = false;
     if (const auto status = execute(chain, request))
         complete(request, *status);
@@ -299,6 +300,8 @@ std::optional<uint8_t> Blk::transfer_data(const Chain& chain, Request& request) 
     if (!out)
         request.success_length = static_cast<uint32_t>(bytes + 1);
     request.transfer = *std::move(transfer);
+    request.bytes = bytes;
+    m_bytes_in_flight += bytes;
     request.flush_follows = out && !m_write_back;
     submit(request, {.operation = out ? DiskOperation::write : DiskOperation::read,
                      .offset = request.sector * sector_bytes,
@@ -368,6 +371,7 @@ void Blk::disk_done(uint32_t tag, int error) {
                                                  request.sector, describe_errno(error)));
     m_free_tags.push_back(tag);
     --m_in_flight;
+    m_bytes_in_flight -= request.bytes;
     if (m_queue != nullptr)
         complete(request, error == 0            ? status_ok
                           : error == EOPNOTSUPP ? status_unsupported

@@ -29,6 +29,9 @@ public:
     // Destroyed on the I/O thread or when that does not run.
 
     static constexpr uint16_t queue_size = 128;
+    // No request is taken from the ring while so much data is under way: what a lock and a reset wait for is
+    // less than this and one request.
+    static constexpr uint64_t most_bytes_in_flight = 8_MiB;
 
     DeviceType type() const override { return DeviceType::block; }
     std::string_view name() const override { return m_name; }
@@ -47,6 +50,7 @@ private:
         uint32_t type = 0;
         GuestPhysical status_address;
         uint64_t sector = 0;         // for messages
+        uint64_t bytes = 0;          // of data
         uint32_t success_length = 0; // for the used ring
         uint32_t failure_length = 0;
         bool flush_follows = false; // write-through: a flush is to come before completion
@@ -80,6 +84,7 @@ private:
     Host* m_host = nullptr;
     bool m_used_pushed = false;
     uint32_t m_in_flight = 0;
+    uint64_t m_bytes_in_flight = 0; // of data
     std::function<void()> m_reset_done;
     std::vector<Request> m_requests;
     std::vector<uint32_t> m_free_tags;

@@ -153,9 +153,7 @@ DiskFile::DiskFile(Fd file, Fd event, Ring ring, const Geometry& geometry, const
     , m_geometry(geometry)
     , m_read_only(options.read_only)
     , m_loop(&loop)
-    , m_jobs(options.depth) {
-    m_waiting.reserve(options.depth);
-}
+    , m_jobs(options.depth) {}
 
 DiskFile::~DiskFile() {
     m_loop->remove(m_event.get());
@@ -181,13 +179,39 @@ void DiskFile::queue(uint32_t tag, const DiskRequest& request) {
     Job& job = m_jobs[tag];
     job.request = request;
     job.done_bytes = 0;
-    issue(tag);
+    cut_piece(job);
+    m_queued.push_back(tag);
+}
+
+// What the host gets next of the job.
+void DiskFile::cut_piece(Job& job) {
+    const DiskRequest& request = job.request;
+    // To give space back costs nothing a byte.
+    const uint64_t most = request.operation == DiskOperation::discard ? 64 * piece_bytes : piece_bytes;
+    job.piece_bytes = std::min(request.bytes - job.done_bytes, most);
+    job.vectors = request.vectors;
+    if (!moves_data(request.operation) || job.piece_bytes == request.bytes)
+        return;
+    job.part.clear();
+    uint64_t skip = job.done_bytes;
+    uint64_t left = job.piece_bytes;
+    for (const iovec& vector : request.vectors) {
+        const uint64_t skipped = std::min<uint64_t>(skip, vector.iov_len);
+        const uint64_t taken = std::min<uint64_t>(left, vector.iov_len - skipped);
+        skip -= skipped;
+        left -= taken;
+        if (taken != 0)
+            job.part.push_back({static_cast<std::byte*>(vector.iov_base) + skipped, taken});
+        if (left == 0)
+            break;
+    }
+    job.vectors = job.part;
 }
 
 void DiskFile::issue(uint32_t tag) {
     const DiskOperation operation = m_jobs[tag].request.operation;
     const bool changes = operation != DiskOperation::read && operation != DiskOperation::flush;
-    if (m_ring == nullptr || (changes && shrunk()))
+    if (changes && shrunk())
         m_waiting.push_back(tag);
     else
         prepare(tag);
@@ -202,7 +226,7 @@ void DiskFile::prepare(uint32_t tag) {
     }
     const Job& job = m_jobs[tag];
     const DiskRequest& request = job.request;
-    const std::span<const iovec> vectors = job.done_bytes == 0 ? request.vectors : std::span(job.rest);
+    const std::span<const iovec> vectors = job.vectors;
     const uint64_t offset = request.offset + job.done_bytes;
     switch (request.operation) {
     case DiskOperation::read:
@@ -220,18 +244,19 @@ void DiskFile::prepare(uint32_t tag) {
     case DiskOperation::write_zeroes:
     case DiskOperation::write_zeroes_unmap:
         io_uring_prep_fallocate(entry, m_file.get(), fallocate_mode(request.operation),
-                                FallocateArgument{request.offset}, FallocateArgument{request.bytes});
+                                FallocateArgument{offset}, FallocateArgument{job.piece_bytes});
         break;
     }
     io_uring_sqe_set_data64(entry, tag);
     ++m_in_flight;
+    m_bytes_in_flight += job.piece_bytes;
 }
 
 // What the ring would do; the result is in its convention, a count or a negative errno value.
 int DiskFile::perform(uint32_t tag) const {
     const Job& job = m_jobs[tag];
     const DiskRequest& request = job.request;
-    const std::span<const iovec> vectors = job.done_bytes == 0 ? request.vectors : std::span(job.rest);
+    const std::span<const iovec> vectors = job.vectors;
     const auto offset = static_cast<off_t>(request.offset + job.done_bytes);
     if (request.operation != DiskOperation::read && request.operation != DiskOperation::flush && shrunk())
         return -disk_shrunk_error;
@@ -250,7 +275,7 @@ int DiskFile::perform(uint32_t tag) const {
     case DiskOperation::write_zeroes:
     case DiskOperation::write_zeroes_unmap:
         result = fallocate(m_file.get(), fallocate_mode(request.operation), offset,
-                           static_cast<off_t>(request.bytes));
+                           static_cast<off_t>(job.piece_bytes));
         break;
     }
     // One call moves less than 2 GiB, so the count fits (read(2), "Notes").
@@ -260,54 +285,54 @@ int DiskFile::perform(uint32_t tag) const {
 void DiskFile::finish(uint32_t tag, int result) {
     Job& job = m_jobs[tag];
     if (result == -EINTR || result == -EAGAIN) {
-        issue(tag);
+        m_queued.push_front(tag);
         return;
     }
     // Not every device can give space back and promise zeroes.
     if (result == -EOPNOTSUPP && job.request.operation == DiskOperation::write_zeroes_unmap) {
         job.request.operation = DiskOperation::write_zeroes;
-        issue(tag);
+        m_queued.push_front(tag);
         return;
     }
-    if (result < 0 || !moves_data(job.request.operation)) {
-        m_client->disk_done(tag, result < 0 ? -result : 0);
+    if (result < 0) {
+        m_client->disk_done(tag, -result);
         return;
     }
-    job.done_bytes += static_cast<unsigned>(result);
+    if (result == 0 && moves_data(job.request.operation)) {
+        m_client->disk_done(tag, job.request.operation == DiskOperation::read ? disk_shrunk_error : EIO);
+        return;
+    }
+    job.done_bytes += moves_data(job.request.operation) ? static_cast<unsigned>(result) : job.piece_bytes;
     if (job.done_bytes == job.request.bytes) {
         m_client->disk_done(tag, 0);
         return;
     }
-    if (result == 0) {
-        m_client->disk_done(tag, job.request.operation == DiskOperation::read ? disk_shrunk_error : EIO);
-        return;
-    }
-    uint64_t skip = job.done_bytes;
-    job.rest.clear();
-    for (const iovec& vector : job.request.vectors) {
-        const uint64_t skipped = std::min<uint64_t>(skip, vector.iov_len);
-        skip -= skipped;
-        if (skipped < vector.iov_len)
-            job.rest.push_back(
-                {static_cast<std::byte*>(vector.iov_base) + skipped, vector.iov_len - skipped});
-    }
-    issue(tag);
+    // What was begun is ended before others begin.
+    cut_piece(job);
+    m_queued.push_front(tag);
 }
 
 void DiskFile::start() {
+    while (m_ring != nullptr && !m_queued.empty() && m_bytes_in_flight < most_bytes_in_flight) {
+        const uint32_t tag = m_queued.front();
+        m_queued.pop_front();
+        issue(tag);
+    }
     if (m_ring != nullptr && io_uring_sq_ready(m_ring.get()) != 0)
         io_uring_submit(m_ring.get());
     // What the kernel did not take (EAGAIN, EBUSY) is tried again by the next event.
-    if (!m_waiting.empty() || (m_ring != nullptr && io_uring_sq_ready(m_ring.get()) != 0))
+    const bool more = m_ring != nullptr ? io_uring_sq_ready(m_ring.get()) != 0 : !m_queued.empty();
+    if (more || !m_waiting.empty())
         signal_event(m_event);
 }
 
 void DiskFile::handle_event() {
     consume_event(m_event);
-    // One, which may be 32 MiB: the loop's other descriptors wait meanwhile. start() asks for the next turn.
-    if (!m_waiting.empty()) {
-        const uint32_t tag = m_waiting.front();
-        m_waiting.erase(m_waiting.begin());
+    // One piece: the loop's other descriptors wait meanwhile. start() asks for the next turn.
+    std::deque<uint32_t>& here = m_ring != nullptr ? m_waiting : m_queued;
+    if (!here.empty()) {
+        const uint32_t tag = here.front();
+        here.pop_front();
         finish(tag, perform(tag));
     }
     if (m_ring != nullptr) {
@@ -317,6 +342,7 @@ void DiskFile::handle_event() {
             const int result = entry->res;
             io_uring_cqe_seen(m_ring.get(), entry);
             --m_in_flight;
+            m_bytes_in_flight -= m_jobs[tag].piece_bytes;
             finish(tag, result);
         }
     }

@@ -6,9 +6,11 @@
 #include "base/error.hpp"
 #include "base/event_loop.hpp"
 #include "base/fd.hpp"
+#include "base/units.hpp"
 
 #include <cerrno>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <span>
 #include <string>
@@ -57,7 +59,8 @@ public:
     Disk() = default;
     Disk(const Disk&) = delete;
     Disk& operator=(const Disk&) = delete;
-    // Waits until nothing is in flight; completions are not reported any more.
+    // Drops what the host was not handed yet and waits until nothing is in flight; completions are not
+    // reported any more. What was reported before is in the image.
     virtual ~Disk() = default;
 
     virtual uint64_t size_bytes() const = 0;
@@ -70,7 +73,7 @@ public:
     virtual void set_client(DiskClient& client) = 0;
     // `tag` is below the depth given at creation and not in flight.
     virtual void queue(uint32_t tag, const DiskRequest& request) = 0;
-    // Hands to the host what was queued.
+    // Hands to the host what was queued, by pieces and as much as it may have at a time.
     virtual void start() = 0;
 };
 
@@ -87,6 +90,11 @@ public:
         Engine engine = Engine::automatic;
         uint32_t depth = 128; // most requests in flight
     };
+
+    // A request is handed to the host by pieces, and no further one while so much is there: for the host
+    // copies between RAM and its page cache on the thread that asks, and the machine's end waits for it.
+    static constexpr uint64_t piece_bytes = 1_MiB;
+    static constexpr uint64_t most_bytes_in_flight = 4 * piece_bytes;
 
     // Opens and locks: one writer or many readers, other virtual machine monitors with the same habit
     // included.
@@ -117,7 +125,9 @@ private:
     struct Job {
         DiskRequest request;
         uint64_t done_bytes = 0;
-        std::vector<iovec> rest; // what a short read or write left over
+        uint64_t piece_bytes = 0;       // what the host has of it, or gets next
+        std::vector<iovec> part;        // the vectors of a piece that is not all of the request
+        std::span<const iovec> vectors; // of the piece
     };
     struct CloseRing {
         void operator()(io_uring* ring) const;
@@ -129,6 +139,7 @@ private:
     static Result<Ring> create_ring(uint32_t depth, const Fd& event);
 
     bool shrunk() const;
+    static void cut_piece(Job& job);
     void issue(uint32_t tag);
     void prepare(uint32_t tag);
     int perform(uint32_t tag) const;
@@ -142,9 +153,11 @@ private:
     bool m_read_only;
     EventLoop* m_loop;
     DiskClient* m_client = nullptr;
-    std::vector<Job> m_jobs;         // by tag
-    std::vector<uint32_t> m_waiting; // tags that the next event performs on the I/O thread
-    uint32_t m_in_flight = 0;        // in the ring
+    std::vector<Job> m_jobs;        // by tag
+    std::deque<uint32_t> m_queued;  // tags that the host may have next
+    std::deque<uint32_t> m_waiting; // tags that the next events perform on the I/O thread, one each
+    uint32_t m_in_flight = 0;       // in the ring
+    uint64_t m_bytes_in_flight = 0;
 };
 
 } // namespace casemate::virtio

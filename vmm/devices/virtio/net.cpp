@@ -39,8 +39,9 @@ struct Header {
 static_assert(sizeof(Header) == 12 && offsetof(Header, num_buffers) == 10 &&
               std::is_trivially_copyable_v<Header>);
 
-// Frames in one go each way, so that one device leaves the I/O thread to the others.
+// In one go each way, so that one device leaves the I/O thread to the others.
 constexpr unsigned batch_frames = 64;
+constexpr uint64_t batch_descriptors = 4096;
 // A port that fails this often in a row will not recover, and would keep the I/O thread spinning.
 constexpr unsigned max_failed_reads = 64;
 
@@ -165,12 +166,22 @@ void Net::handle_port(uint32_t events) {
         receive();
 }
 
+// `queue` becomes null when the device breaks.
+template <typename Step>
+Net::Outcome Net::take_turn(Queue* const& queue, Step step) {
+    Outcome outcome = Outcome::progress;
+    const uint64_t begin = queue != nullptr ? queue->descriptors_read() : 0;
+    for (unsigned i = 0; i < batch_frames && queue != nullptr && outcome == Outcome::progress &&
+                         queue->descriptors_read() - begin < batch_descriptors;
+         ++i)
+        outcome = step();
+    return outcome;
+}
+
 void Net::receive() {
     if (!m_port_watched)
         return;
-    Outcome outcome = Outcome::progress;
-    for (unsigned i = 0; i < batch_frames && m_receive != nullptr && outcome == Outcome::progress; ++i)
-        outcome = receive_one();
+    const auto outcome = take_turn(m_receive, [this] { return receive_one(); });
     if (m_receive == nullptr)
         return;
     // Without buffers the port's queue holds the frames; the driver's next doorbell resumes.
@@ -337,9 +348,7 @@ void Net::transmit() {
     // While the port is full its EPOLLOUT resumes, not the driver.
     if ((m_waited_for & EPOLLOUT) != 0)
         return;
-    Outcome outcome = Outcome::progress;
-    for (unsigned i = 0; i < batch_frames && m_transmit != nullptr && outcome == Outcome::progress; ++i)
-        outcome = transmit_one();
+    const auto outcome = take_turn(m_transmit, [this] { return transmit_one(); });
     if (m_transmit == nullptr)
         return;
     if (outcome == Outcome::progress)

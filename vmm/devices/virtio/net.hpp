@@ -66,6 +66,8 @@ private:
         const GuestMemory& memory, EventLoop& loop, const Log& log);
 
     void handle_port(uint32_t events);
+    template <typename Step>
+    static Outcome take_turn(Queue* const& queue, Step step);
     void receive();
     Outcome receive_one();
     Outcome finish_held();

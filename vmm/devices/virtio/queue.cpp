@@ -99,7 +99,7 @@ GuestResult<std::optional<Chain>> Queue::pop() {
     return chain;
 }
 
-GuestResult<void> Queue::collect(uint16_t head, Chain& chain) const {
+GuestResult<void> Queue::collect(uint16_t head, Chain& chain) {
     GuestRange table = GuestRange::of(m_descriptors, uint64_t{sizeof(Descriptor)} * size());
     bool in_indirect_table = false;
     uint32_t index = head;
@@ -109,6 +109,7 @@ GuestResult<void> Queue::collect(uint16_t head, Chain& chain) const {
         const auto place = table.part(uint64_t{sizeof(Descriptor)} * index, sizeof(Descriptor));
         if (!place)
             return malformed;
+        ++m_descriptors_read;
         const auto descriptor = TRY(m_memory->fetch<Descriptor>(place->start()));
         const uint16_t flags = descriptor.flags;
         const GuestRange buffer = TRY(GuestRange::from_guest(GuestValue<uint64_t>(descriptor.address),

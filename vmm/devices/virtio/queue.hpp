@@ -38,6 +38,8 @@ public:
     static GuestResult<Queue> create(const GuestMemory& memory, const QueueSetup& setup);
 
     uint16_t size() const { return m_setup.size; }
+    // Ever, for who bounds what a turn costs: a chain has up to size() of them.
+    uint64_t descriptors_read() const { return m_descriptors_read; }
 
     // The next available chain; nullopt when there is none. A fault means that the driver broke the protocol
     // (loop, index past the queue, available index ahead of the published used index by more than the size,
@@ -61,13 +63,14 @@ public:
 
 private:
     Queue(const GuestMemory& memory, const QueueSetup& setup);
-    GuestResult<void> collect(uint16_t head, Chain& chain) const;
+    GuestResult<void> collect(uint16_t head, Chain& chain);
 
     const GuestMemory* m_memory;
     QueueSetup m_setup;
     GuestPhysical m_descriptors;
     GuestPhysical m_available;
     GuestPhysical m_used;
+    uint64_t m_descriptors_read = 0;
     uint16_t m_next_available = 0;
     uint16_t m_next_used = 0;      // staged ones included
     uint16_t m_published_used = 0; // what the driver sees

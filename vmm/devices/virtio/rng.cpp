@@ -8,8 +8,9 @@
 namespace casemate::virtio {
 namespace {
 
-// Requests served before other devices get their turn.
+// Served before other devices get their turn; of bytes, and one request.
 constexpr unsigned requests_per_turn = 16;
+constexpr uint64_t bytes_per_turn = 16_KiB;
 
 // How many bytes of `buffer` are random now. Waits only while the host's pool has never been seeded.
 size_t get_random(std::span<std::byte> buffer) {
@@ -48,7 +49,8 @@ void Rng::process_queue(uint16_t) {
 
 GuestResult<void> Rng::serve_some() {
     TRY(m_queue->set_doorbell_wanted(false));
-    for (unsigned served = 0; served < requests_per_turn; ++served) {
+    uint64_t bytes = 0;
+    for (unsigned served = 0; served < requests_per_turn && bytes < bytes_per_turn; ++served) {
         auto chain = TRY(m_queue->pop());
         if (!chain) {
             TRY(m_queue->set_doorbell_wanted(true));
@@ -58,6 +60,7 @@ GuestResult<void> Rng::serve_some() {
             return {};
         const uint32_t written = TRY(fill(*chain));
         TRY(m_queue->push_used(chain->head, written));
+        bytes += written;
     }
     m_host->process_again(0);
     return {};

@@ -473,6 +473,40 @@ TEST_CASE("a broken chain breaks the device while earlier reads finish harmlessl
     CHECK(done);
 }
 
+TEST_CASE("no more is taken from the ring than may be under way, and the rest as that completes") {
+    GuestMemory memory = GuestMemory::create(8_MiB).value();
+    const Log log{-1};
+    DriverQueue driver(memory, rings, 64);
+    Queue queue = Queue::create(memory, driver.setup()).value();
+    FakeHost host;
+    auto fake = std::make_unique<FakeDisk>();
+    FakeDisk& disk = *fake;
+    constexpr uint32_t bytes = 3_MiB;
+    disk.bytes.resize(bytes);
+    Blk blk("disk0", std::move(fake), memory, log);
+    const std::array queues{&queue};
+    blk.activate(flush | wce, queues, host);
+    constexpr unsigned requests = 7;
+    REQUIRE(memory.store({header_at}, Le32(type_in)));
+    for (unsigned i = 0; i < requests; ++i)
+        driver.add({{header_at, 16}, {1_MiB, bytes, true}, {status_at + i, 1, true}});
+    blk.process_queue(0);
+    constexpr size_t most = Blk::most_bytes_in_flight / bytes + 1;
+    CHECK(disk.pending.size() == most);
+    CHECK(memory.writes_in_flight() == most);
+    blk.process_queue(0);
+    CHECK(disk.pending.size() == most);
+    disk.complete_all();
+    CHECK(disk.pending.size() == most);
+    disk.complete_all();
+    CHECK(disk.pending.size() == requests - 2 * most);
+    disk.complete_all();
+    for (unsigned i = 0; i < requests; ++i)
+        CHECK(driver.take_used());
+    CHECK(memory.writes_in_flight() == 0);
+    CHECK(host.broken.empty());
+}
+
 TEST_CASE("a request larger than the limits offered is refused") {
     Fixture f;
     f.disk->bytes.resize(64_MiB);

@@ -38,11 +38,12 @@ struct RecordingClient : DiskClient {
 };
 
 struct Fixture {
-    TemporaryFile image{64_KiB};
+    TemporaryFile image;
     IoThread io;
     RecordingClient client;
     std::unique_ptr<DiskFile> disk;
-    explicit Fixture(DiskFile::Engine engine) {
+    explicit Fixture(DiskFile::Engine engine, uint64_t bytes = 64_KiB)
+        : image(bytes) {
         disk = DiskFile::create({.path = image.path, .engine = engine, .depth = 8}, io.loop()).value();
         disk->set_client(client);
     }
@@ -202,6 +203,91 @@ TEST_CASE("what is no disk image is refused by name") {
     }
     const TemporaryFile ragged(1000);
     CHECK(DiskFile::create({.path = ragged.path}, *loop).value()->size_bytes() == 512);
+}
+
+TEST_CASE("requests larger than a piece go to the host by pieces, and arrive whole") {
+    for (const DiskFile::Engine engine : engines) {
+        if (!available(engine))
+            continue;
+        Fixture f(engine, 16_MiB);
+        // Cut where no piece is, and with a vector longer than a piece.
+        std::vector<std::byte> data(5 * DiskFile::piece_bytes + 512);
+        for (size_t i = 0; i < data.size(); ++i)
+            data[i] = static_cast<std::byte>(i * 7 / 512);
+        const auto vectors_of = [](std::vector<std::byte>& bytes) {
+            const std::array ends{size_t{0}, size_t{512}, size_t{700 * 1024}, size_t{3_MiB}, bytes.size()};
+            std::vector<iovec> vectors;
+            for (size_t i = 1; i < ends.size(); ++i)
+                vectors.push_back({bytes.data() + ends.at(i - 1), ends.at(i) - ends.at(i - 1)});
+            return vectors;
+        };
+        const auto out = vectors_of(data);
+        CHECK(f.request({DiskOperation::write, 1024, data.size(), out}) == 0);
+        std::vector<std::byte> back(data.size());
+        const auto in = vectors_of(back);
+        CHECK(f.request({DiskOperation::read, 1024, back.size(), in}) == 0);
+        CHECK(back == data);
+        if (!f.disk->can_discard())
+            continue;
+        CHECK(f.request({DiskOperation::write_zeroes_unmap, 1024, data.size(), {}}) == 0);
+        CHECK(f.request({DiskOperation::read, 1024, back.size(), in}) == 0);
+        CHECK(std::ranges::all_of(back, [](std::byte b) { return b == std::byte{0}; }));
+    }
+}
+
+TEST_CASE("a disk that is destroyed drops what the host was not handed") {
+    for (const DiskFile::Engine engine : engines) {
+        if (!available(engine))
+            continue;
+        const TemporaryFile image(32_MiB);
+        std::vector<std::byte> ones(32_MiB, std::byte{1});
+        REQUIRE(pwrite(image.file.get(), ones.data(), ones.size(), 0) == 32_MiB);
+        const auto loop = EventLoop::create().value();
+        RecordingClient client;
+        constexpr size_t requests = 4, bytes = 8_MiB;
+        std::array<std::vector<std::byte>, requests> data;
+        std::array<iovec, requests> vectors{};
+        {
+            const auto disk =
+                DiskFile::create({.path = image.path, .engine = engine, .depth = requests}, *loop).value();
+            disk->set_client(client);
+            for (uint32_t tag = 0; tag < requests; ++tag) {
+                data.at(tag).resize(bytes);
+                vectors.at(tag) = {data.at(tag).data(), bytes};
+                disk->queue(tag, {DiskOperation::read, tag * bytes, bytes, {&vectors.at(tag), 1}});
+            }
+            disk->start();
+        }
+        CHECK(client.done.empty());
+        uint64_t read = 0;
+        for (const auto& buffer : data)
+            read += static_cast<uint64_t>(std::ranges::count(buffer, std::byte{1}));
+        CHECK(read <= DiskFile::most_bytes_in_flight);
+        CHECK((read != 0) == (engine == DiskFile::Engine::io_uring));
+    }
+}
+
+TEST_CASE("one turn of the I/O thread hands the host no more than it may have") {
+    for (const DiskFile::Engine engine : engines) {
+        if (!available(engine))
+            continue;
+        const TemporaryFile image(32_MiB);
+        const auto loop = EventLoop::create().value();
+        RecordingClient client;
+        std::vector<std::byte> data(32_MiB);
+        const std::array vectors{iovec{data.data(), data.size()}};
+        const auto disk = DiskFile::create({.path = image.path, .engine = engine, .depth = 1}, *loop).value();
+        disk->set_client(client);
+        disk->queue(0, {DiskOperation::write, 0, data.size(), vectors});
+        disk->start();
+        const uint64_t most = engine == DiskFile::Engine::io_uring ? DiskFile::most_bytes_in_flight
+                                                                   : uint64_t{DiskFile::piece_bytes};
+        unsigned turns = 0;
+        while (client.done.empty())
+            turns += loop->poll() ? 1U : 0U;
+        CHECK(client.done.at(0) == 0);
+        CHECK(turns >= data.size() / most - 1);
+    }
 }
 
 TEST_CASE("a disk destroyed with requests in flight waits for them") {
