@@ -24,9 +24,24 @@ void write_line(int descriptor, std::string_view prefix, std::string_view messag
 
 } // namespace
 
+// pipe(7): POLLOUT promises room for PIPE_BUF bytes.
+bool Log::has_room(std::chrono::milliseconds wait) const {
+    pollfd ready{.fd = m_descriptor, .events = POLLOUT, .revents = 0};
+    return poll(&ready, 1, static_cast<int>(wait.count())) == 1;
+}
+
 void Log::host(std::string_view message) const {
-    if (m_descriptor >= 0)
-        write_line(m_descriptor, "", message, 0);
+    if (m_descriptor < 0)
+        return;
+    if (!m_reader_stopped && !has_room(patience))
+        m_reader_stopped = true;
+    const std::lock_guard lock(m_mutex);
+    if (!has_room({})) {
+        ++m_dropped;
+        return;
+    }
+    m_reader_stopped = false;
+    write_line(m_descriptor, "", message, std::exchange(m_dropped, 0));
 }
 
 void Log::guest(LogSite& site, std::string_view message) const {
@@ -44,11 +59,9 @@ void Log::guest(LogSite& site, std::string_view message) const {
         site.m_last = now;
         suppressed = std::exchange(site.m_suppressed, 0);
     }
-    // pipe(7): POLLOUT promises room for PIPE_BUF bytes. Who does not read stderr must not stop a device
-    // thread.
+    // Who does not read stderr must not stop a device thread.
     const std::lock_guard lock(m_mutex);
-    pollfd ready{.fd = m_descriptor, .events = POLLOUT, .revents = 0};
-    if (poll(&ready, 1, 0) != 1) {
+    if (!has_room({})) {
         const std::lock_guard site_lock(site.m_mutex);
         site.m_suppressed += suppressed + 1;
         return;

@@ -2,6 +2,7 @@
 // Log: the monitor's messages on stderr. What a guest can cause is limited per call site.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <mutex>
@@ -30,14 +31,21 @@ public:
     explicit Log(int descriptor)
         : m_descriptor(descriptor) {}
 
-    // Something the user should know: not limited.
+    // Something the user should know: not limited. Who does not read stderr is waited for once, for
+    // `patience`; what then does not go out is dropped and counted, for neither the watch over a guest nor
+    // its end may depend on that.
     void host(std::string_view message) const;
+    static constexpr std::chrono::milliseconds patience{500};
     // Something the guest did: limited by `site`, and dropped while writing it would block.
     void guest(LogSite& site, std::string_view message) const;
 
 private:
+    bool has_room(std::chrono::milliseconds wait) const;
+
     int m_descriptor;
-    mutable std::mutex m_mutex; // one guest message at a time between the look and the write
+    mutable std::mutex m_mutex; // one message at a time between the look and the write
+    mutable std::atomic<bool> m_reader_stopped = false;
+    mutable uint64_t m_dropped = 0; // of the host's messages
 };
 
 } // namespace casemate

@@ -190,11 +190,20 @@ void Console::report_dropped(uint64_t bytes) {
                     fmt::format("console: {} bytes were not read in time and dropped", bytes));
 }
 
-void Console::finish() {
+void Console::finish(std::chrono::milliseconds most, int hurry) {
+    const auto until = Clock::now() + most;
+    // Batch by batch; a guest left no more than limit_bytes.
     write_out();
     while (m_output_watched) {
-        pollfd entry{.fd = m_output.watchable(), .events = POLLOUT, .revents = 0};
-        poll(&entry, 1, static_cast<int>(std::clamp<int64_t>(m_options.patience.count() / 8, 1, 1000)));
+        const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(until - Clock::now());
+        if (left <= 0ms)
+            break;
+        std::array entries{pollfd{.fd = m_output.watchable(), .events = POLLOUT, .revents = 0},
+                           pollfd{.fd = hurry, .events = POLLIN, .revents = 0}};
+        poll(entries.data(), entries.size(),
+             static_cast<int>(std::clamp<int64_t>(std::min(m_options.patience / 8, left).count(), 1, 1000)));
+        if (entries[1].revents != 0)
+            break;
         write_out();
         const std::lock_guard lock(m_mutex);
         if (m_reader_stopped)

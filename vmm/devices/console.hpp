@@ -51,8 +51,9 @@ public:
 
     // Connects the port, which must outlive the console's last event. Once, before the guest runs.
     Result<void> start(Serial& serial);
-    // Writes what is left, as patiently as before. After the guest and the loop have stopped.
-    void finish();
+    // Writes what is left, as patiently as before, but no longer than `most`, and not after `hurry`, a
+    // descriptor or -1, has become readable. After the guest and the loop have stopped.
+    void finish(std::chrono::milliseconds most = std::chrono::hours(1), int hurry = -1);
 
     void send(std::byte character) override;
     bool can_send() override;
