@@ -15,10 +15,11 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <fmt/core.h>
+#include <poll.h>
 #include <string_view>
-#include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -40,27 +41,28 @@ Result<Fd> take_ending_signals() {
     return fd;
 }
 
-// The first request goes to the guest, the second does not ask it.
-class EndRequests {
-public:
-    explicit EndRequests(const Log& log)
-        : m_log(log) {}
-    void handle(const Fd& signals, Machine& machine) {
+// Until the machine has ended, on a thread that does nothing else: the first request goes to the guest, the
+// second does not ask it.
+void serve_end_requests(const Fd& signals, Machine& machine, const Log& log) {
+    std::array waited{pollfd{.fd = machine.ended(), .events = POLLIN, .revents = 0},
+                      pollfd{.fd = signals.get(), .events = POLLIN, .revents = 0}};
+    unsigned seen = 0;
+    while (waited[0].revents == 0) {
+        poll(waited.data(), waited.size(), -1);
         signalfd_siginfo info{};
         while (read(signals.get(), &info, sizeof(info)) == sizeof(info)) {
-            if (m_seen++ == 0) {
-                m_log.host("power button pressed; another signal ends the guest at once");
+            if (seen++ == 0) {
                 machine.press_power_button();
+                log.host("power button pressed; another signal ends the guest at once");
             } else {
                 machine.end({EndReason::host_request, "ended by a second signal"});
             }
         }
     }
+}
 
-private:
-    const Log& m_log;
-    unsigned m_seen = 0;
-};
+// For what the guest has printed, when it was ended by request.
+constexpr std::chrono::milliseconds last_words_time{500};
 
 // A KVM without hardware virtualization would take hours to boot Linux, without a word.
 Result<void> insist_on_speed(const RunOptions& options) {
@@ -92,13 +94,15 @@ Result<MachineEnd> run_machine(const RunOptions& options, const Log& log) {
                          .press_power_button = [&machine] { machine->press_power_button(); }}));
     machine = TRY(Machine::create(options.config, log, *loop, *console));
 
-    EndRequests requests(log);
-    TRY(loop->add(signals.get(), EPOLLIN, [&](uint32_t) { requests.handle(signals, *machine); }));
     TRY(console->start(machine->serial()));
     TRY(machine->start());
+    serve_end_requests(signals, *machine, log);
     MachineEnd end = machine->wait();
-    console->finish();
-    loop->remove(signals.get());
+    // Who has asked twice does not wait for the console's reader, and who asks now has waited enough.
+    if (end.reason == EndReason::host_request)
+        console->finish(last_words_time);
+    else
+        console->finish(std::chrono::hours(1), signals.get());
     return end;
 }
 

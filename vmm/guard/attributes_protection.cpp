@@ -1,27 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guard/attributes_protection.hpp"
 
+#include "base/units.hpp"
+
+#include <algorithm>
+#include <vector>
+
 namespace casemate {
 namespace {
 
 constexpr uint64_t locked = kvm_attribute_no_write | kvm_attribute_immutable;
 
+// KVM notes an attribute for each page, uninterruptedly.
+constexpr uint64_t step_bytes = 256_MiB;
+
+std::vector<GuestRange> in_steps(std::span<const GuestRange> ranges) {
+    std::vector<GuestRange> steps;
+    for (const GuestRange& range : ranges)
+        for (uint64_t at = range.start().value; at < range.end(); at += step_bytes)
+            steps.push_back(GuestRange::of({at}, std::min(step_bytes, range.end() - at)));
+    return steps;
+}
+
 } // namespace
 
-Result<std::unique_ptr<AttributesProtection>> AttributesProtection::create(const Vm& vm,
-                                                                           const GuestMemory& memory) {
+Result<std::unique_ptr<AttributesProtection>>
+AttributesProtection::create(const Vm& vm, const GuestMemory& memory, std::stop_token ending) {
     if ((vm.memory_attributes() & locked) != locked)
         return fail(Error("this KVM has no memory attributes that deny writes for good")
                         .hint("boot the kernel that tools/host-kernel builds, or use --protect mapping"));
     if (vm.check_extension(KVM_CAP_X86_DISABLE_EPT_AD) != 0)
         TRY(vm.enable_capability(KVM_CAP_X86_DISABLE_EPT_AD, 0));
-    return std::unique_ptr<AttributesProtection>(new AttributesProtection(vm, memory));
+    return std::unique_ptr<AttributesProtection>(new AttributesProtection(vm, memory, std::move(ending)));
 }
 
-Result<void> AttributesProtection::protect(std::span<const GuestRange> ranges) {
+Result<void> AttributesProtection::protect(std::span<const GuestRange> wanted) {
+    const std::vector<GuestRange> steps = in_steps(wanted);
+    const std::span<const GuestRange> ranges = steps;
     if (ranges.empty())
         return {};
-    const auto set = [this](const GuestRange& range, uint64_t attributes) {
+    const auto set = [this](const GuestRange& range, uint64_t attributes) -> Result<void> {
+        if (m_ending.stop_requested())
+            return fail(Error("lock by memory attributes: the machine is ending"));
         return m_vm.set_memory_attributes(range.start(), range.bytes(), attributes);
     };
     // Each succeeds whole or not at all; until the last one did, the others can be taken back.

@@ -9,6 +9,8 @@
 #include "memory/guest_memory.hpp"
 
 #include <memory>
+#include <stop_token>
+#include <utility>
 
 namespace casemate {
 
@@ -17,19 +19,23 @@ public:
     // Before the VM's first vCPU is created. Where the CPU's own walker would write to locked page tables and
     // KVM can keep it from that, it does from here on. Both outlive this. Fails where KVM has no such
     // attributes.
-    static Result<std::unique_ptr<AttributesProtection>> create(const Vm& vm, const GuestMemory& memory);
+    // When `ending` is requested protect() fails between two steps, and does not undo what it did.
+    static Result<std::unique_ptr<AttributesProtection>> create(const Vm& vm, const GuestMemory& memory,
+                                                                std::stop_token ending = {});
 
     Result<void> protect(std::span<const GuestRange> ranges) override;
     Result<std::span<std::byte>> replace(const GuestRange& range, const Fill& fill) override;
     std::string name() const override { return "attributes"; }
 
 private:
-    AttributesProtection(const Vm& vm, const GuestMemory& memory)
+    AttributesProtection(const Vm& vm, const GuestMemory& memory, std::stop_token ending)
         : m_vm(vm)
-        , m_memory(memory) {}
+        , m_memory(memory)
+        , m_ending(std::move(ending)) {}
 
     const Vm& m_vm;
     const GuestMemory& m_memory;
+    std::stop_token m_ending;
 };
 
 } // namespace casemate

@@ -83,8 +83,7 @@ bool Auditor::has_begun() const {
 
 bool Auditor::wait_to_begin() {
     std::unique_lock lock(m_mutex);
-    m_changed.wait(lock, [this] { return m_begun || m_abandoned; });
-    return !m_abandoned;
+    return m_changed.wait(lock, m_ending, [this] { return m_begun; });
 }
 
 void Auditor::pin(uint32_t cpu, const std::optional<AuditedState>& state) {
@@ -104,17 +103,9 @@ bool Auditor::is_pinned(uint32_t cpu) const {
 
 bool Auditor::wait_for_pins() {
     std::unique_lock lock(m_mutex);
-    m_changed.wait(lock, [this] {
-        return m_abandoned ||
-               std::ranges::none_of(m_pins, [](const Pins& pins) { return pins.pinned == Pinned::not_yet; });
+    return m_changed.wait(lock, m_ending, [this] {
+        return std::ranges::none_of(m_pins, [](const Pins& pins) { return pins.pinned == Pinned::not_yet; });
     });
-    return !m_abandoned;
-}
-
-void Auditor::abandon() {
-    const std::lock_guard lock(m_mutex);
-    m_abandoned = true;
-    m_changed.notify_all();
 }
 
 // INIT clears EFER (SDM Vol. 3A, table 10-1), and SMM begins without long mode (Vol. 3C, 32.4.1).

@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <mutex>
 #include <optional>
+#include <stop_token>
+#include <utility>
 #include <vector>
 
 namespace casemate {
@@ -56,22 +58,22 @@ struct AuditDifference {
 // The pins of all vCPUs. Any thread.
 class Auditor {
 public:
-    explicit Auditor(uint32_t cpus)
-        : m_pins(cpus) {}
+    // Whoever waits, now or later, goes on at once when `ending` is requested.
+    explicit Auditor(uint32_t cpus, std::stop_token ending = {})
+        : m_ending(std::move(ending))
+        , m_pins(cpus) {}
 
     // Pins may be taken from here on: SEAL has begun, and the guest's writes to MSRs are refused.
     void begin();
     bool has_begun() const;
-    // Waits for begin(). False when abandoned.
+    // Waits for begin(). False when the machine ends.
     bool wait_to_begin();
     // Sets a vCPU's pins, unless it has them. Without a state it waits for its start-up IPI, and must never
     // get one.
     void pin(uint32_t cpu, const std::optional<AuditedState>& state);
     bool is_pinned(uint32_t cpu) const;
-    // Waits until every vCPU is pinned. False when abandoned.
+    // Waits until every vCPU is pinned. False when the machine ends.
     bool wait_for_pins();
-    // The machine ends: whoever waits, now or later, goes on at once.
-    void abandon();
 
     // The first register that differs from its pin, for a vCPU that runs; `run_time` is what its thread has
     // run. Empty when it has no pins yet, and for a while after INIT, which clears EFER. Entering SMM does so
@@ -96,10 +98,10 @@ private:
     };
     void note_restart(Pins& pins, uint64_t efer, std::chrono::nanoseconds run_time);
 
+    std::stop_token m_ending;
     mutable std::mutex m_mutex; // guards what follows
-    std::condition_variable m_changed;
+    std::condition_variable_any m_changed;
     bool m_begun = false;
-    bool m_abandoned = false;
     std::vector<Pins> m_pins;
     uint64_t m_restarts = 0;
 };

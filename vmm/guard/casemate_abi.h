@@ -71,9 +71,12 @@
  *   -CASEMATE_EPERM       would lower the policy of some page; or another kind for a page that is verified,
  *                         see KIND_PAGE_TABLE; or after SEAL
  *   -CASEMATE_E2BIG       too many separate ranges; adjacent ranges of one policy and kind count as one. Or
- *                         more verified pages than 1024 and one for each MiB of RAM
+ *                         the pages of this call that are not locked yet are in more than
+ *                         CASEMATE_LOCK_MAX_PIECES pieces, with locked ones between them: lock fewer at once.
+ *                         Or more verified pages than 1024 and one for each MiB of RAM
  */
 #define CASEMATE_CALL_LOCK 1ULL
+#define CASEMATE_LOCK_MAX_PIECES 256ULL
 
 /*
  * ROOT_REFERENCE: the page-table roots that the guest runs on from now on have the same kernel half as this
@@ -96,7 +99,8 @@
  *   -CASEMATE_EPERM       there is a reference with another kernel half, first slot, paging mode or number of
  *                         pages, or with a higher policy; or after SEAL
  *   -CASEMATE_EOPNOTSUPP  one of those tables is not locked
- *   -CASEMATE_E2BIG       there are more tables below than 65536 and one for each MiB of RAM
+ *   -CASEMATE_E2BIG       there is more below than the monitor walks: 262144 and 64 for each MiB of RAM, where
+ *                         a present entry counts 1 and a table 16
  */
 #define CASEMATE_CALL_ROOT_REFERENCE 2ULL
 

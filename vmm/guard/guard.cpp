@@ -25,6 +25,9 @@ constexpr uint64_t max_lock_events = 4096;
 
 // Compared at a violation, which is rare or hostile: under a millisecond.
 constexpr size_t tables_per_violation = 1024;
+// Compared by one vCPU in a round of audits: some milliseconds. All that a guest of 7 GiB has whose direct
+// map is of small pages; and with large ones, of a TiB.
+constexpr size_t tables_per_look = 4096;
 
 GuardEnd host_failure(const Error& error) {
     return {.reason = GuardEnd::Reason::host_failure, .summary = error.message()};
@@ -70,7 +73,7 @@ Guard::Guard(Parts parts, Options options)
     , m_options(options)
     , m_roots(m_parts.memory)
     , m_golden(m_parts.memory)
-    , m_auditor(options.cpus) {}
+    , m_auditor(options.cpus, m_parts.ending) {}
 
 Guard::Answer Guard::hypercall(const GuestCpu& cpu, const HypercallRegisters& registers) {
     ++m_hypercalls;
@@ -84,6 +87,8 @@ Guard::Answer Guard::hypercall(const GuestCpu& cpu, const HypercallRegisters& re
     if (std::holds_alternative<SealCall>(*call))
         return {.result = seal(cpu)};
     const std::lock_guard one_at_a_time(m_call_mutex);
+    if (m_parts.ending.stop_requested())
+        return {.result = refusal(CASEMATE_EPERM)};
     return std::visit(
         Match{[this](FeaturesCall) { return Answer{.result = features()}; },
               [this, &cpu](const LockCall& request) { return Answer{.result = lock(cpu, request.lock)}; },
@@ -119,7 +124,7 @@ uint64_t Guard::lock(const GuestCpu& cpu, const Lock& lock) {
         return refusal(change.error() == LockRefusal::lowers_policy ? CASEMATE_EPERM : CASEMATE_E2BIG);
     // The table shows the lock by now, so no new host-side write can begin. Those that asked before must land
     // before the pages become unwritable for this process too.
-    if (!m_parts.memory.drain_writes()) {
+    if (!m_parts.memory.drain_writes(m_parts.ending)) {
         m_table.undo(*change); // the machine is ending
         return refusal(CASEMATE_EPERM);
     }
@@ -210,9 +215,37 @@ std::optional<GuardEnd> Guard::look(const GuestCpu& cpu) {
         return std::nullopt;
     }
     auto end = audit(cpu);
-    if (!end && m_tables_due.exchange(false))
-        end = verify_tables(cpu.index());
+    if (const size_t tables = end ? 0 : take_tables(); tables != 0)
+        end = verify_tables(cpu.index(), tables);
+    if (const auto due = m_cpus[cpu.index()].look_due.exchange({}); due.time_since_epoch().count() != 0)
+        note_look(due);
     return end;
+}
+
+void Guard::start_audit_round(std::chrono::steady_clock::time_point due) {
+    m_tables_due = m_golden.pages();
+    for (PerCpu& cpu : std::span(m_cpus).first(m_options.cpus)) {
+        std::chrono::steady_clock::time_point before{};
+        if (!cpu.look_due.compare_exchange_strong(before, due))
+            note_look(before);
+    }
+}
+
+void Guard::note_look(std::chrono::steady_clock::time_point due) {
+    const auto late = std::chrono::nanoseconds(std::chrono::steady_clock::now() - due).count();
+    const auto nanoseconds = static_cast<uint64_t>(std::max(late, decltype(late){0}));
+    for (uint64_t latest = m_latest_look_nanoseconds; latest < nanoseconds;)
+        if (m_latest_look_nanoseconds.compare_exchange_weak(latest, nanoseconds))
+            break;
+}
+
+size_t Guard::take_tables() {
+    for (size_t due = m_tables_due; due != 0;) {
+        const size_t taken = std::min(due, tables_per_look);
+        if (m_tables_due.compare_exchange_weak(due, due - taken))
+            return taken;
+    }
+    return 0;
 }
 
 std::optional<GuardEnd> Guard::audit(const GuestCpu& cpu) {
@@ -535,6 +568,7 @@ Guard::Counts Guard::counts() const {
             .audits = m_audits,
             .restarts = m_auditor.restarts(),
             .audit_microseconds = m_audit_nanoseconds / 1000,
+            .audit_latest_microseconds = m_latest_look_nanoseconds / 1000,
             .verifications = m_verifications,
             .verification_microseconds = m_verification_nanoseconds / 1000,
             .root_writes = m_root_writes,

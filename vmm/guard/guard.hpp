@@ -28,6 +28,7 @@
 #include <mutex>
 #include <optional>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <utility>
 
@@ -76,6 +77,8 @@ public:
         std::function<void()> pages_protected = [] {};
         // All vCPUs are pinned: from here on look() compares.
         std::function<void()> sealed = [] {};
+        // The machine ends: calls that wait or walk, or are still to begin, fail at once.
+        std::stop_token ending;
     };
     Guard(Parts parts, Options options);
 
@@ -84,7 +87,8 @@ public:
         std::optional<GuardEnd> end;
     };
     // KVM_EXIT_HYPERCALL of number CASEMATE_HYPERCALL. LOCK waits for transfers under way, and other calls
-    // for it, but for ROOT_CHECK: that waits only while tables are being copied.
+    // for it, but for ROOT_CHECK: that waits only while tables are being copied. Each does a bounded amount
+    // of work, and ends early when the machine does.
     Answer hypercall(const GuestCpu& cpu, const HypercallRegisters& registers);
 
     // Compares up to `pages` of the tables under verification, by turns, and repairs or ends the machine by
@@ -119,13 +123,11 @@ public:
     MsrWrite msr_write(const GuestCpu& cpu, uint32_t index, uint64_t value);
 
     // Looks at the registers of the vCPU whose thread calls: pins them when SEAL wants that, compares them
-    // with their pins afterwards, and CR3 with the roots there are. The first after start_audit_round() also
-    // compares all tables under verification.
+    // with their pins afterwards, and CR3 with the roots there are. Those after start_audit_round() also
+    // compare all tables under verification; the first alone, unless there are thousands.
     std::optional<GuardEnd> look(const GuestCpu& cpu);
-    // Before all vCPUs are asked to look. Any thread.
-    void start_audit_round() { m_tables_due = true; }
-    // Lets a SEAL that waits for other vCPUs fail, as the machine ends. Any thread.
-    void abandon_seal() { m_auditor.abandon(); }
+    // Before all vCPUs are asked to look, which they should have been at `due`. From one thread at a time.
+    void start_audit_round(std::chrono::steady_clock::time_point due = std::chrono::steady_clock::now());
 
     // Any thread.
     bool has_locks() const { return m_table.count() != 0; }
@@ -139,11 +141,12 @@ public:
         uint64_t violations = 0;
         uint64_t unexplained_faults = 0; // gone over again, or ended the machine
         uint64_t root_checks = 0;
-        uint64_t verified_tables = 0;    // pages
-        uint64_t audits = 0;             // looks at one vCPU's registers
-        uint64_t restarts = 0;           // of vCPUs after SEAL
-        uint64_t audit_microseconds = 0; // that they took, without the way out of the guest and back
-        uint64_t verifications = 0;      // comparisons of some or all tables under verification
+        uint64_t verified_tables = 0;           // pages
+        uint64_t audits = 0;                    // looks at one vCPU's registers
+        uint64_t restarts = 0;                  // of vCPUs after SEAL
+        uint64_t audit_microseconds = 0;        // that they took, without the way out of the guest and back
+        uint64_t audit_latest_microseconds = 0; // the most that one came after its round was due
+        uint64_t verifications = 0;             // comparisons of some or all tables under verification
         uint64_t verification_microseconds = 0;
         uint64_t root_writes = 0;
         uint64_t root_clears = 0;
@@ -187,6 +190,9 @@ private:
     std::optional<GuardEnd> judge(const Violation& violation) const;
     GuardEnd give_up(Violation violation, std::string why) const;
     std::optional<GuardEnd> audit(const GuestCpu& cpu);
+    void note_look(std::chrono::steady_clock::time_point due);
+    // How many of the tables that this round is still to compare the caller has to.
+    size_t take_tables();
     GuardEnd report_root(const GuestCpu& cpu, const RootMismatch& mismatch) const;
     GuardEnd report_difference(const GuestCpu& cpu, AuditDifference difference) const;
     // Writes event and message, if not too many came lately or it is the last; returns the symbols to report
@@ -240,6 +246,8 @@ private:
         // Where the last emulated store was refused, and how often again in a row.
         Place refused_place;
         unsigned refusals = 0;
+        // Of the oldest round that this vCPU has not answered; the epoch when there is none. Any thread.
+        std::atomic<std::chrono::steady_clock::time_point> look_due{};
     };
     std::array<PerCpu, layout::max_cpus> m_cpus{};
 
@@ -256,7 +264,8 @@ private:
     std::atomic<uint64_t> m_root_writes = 0;
     std::atomic<uint64_t> m_root_clears = 0;
     std::atomic<uint64_t> m_shadow_drops = 0;
-    std::atomic<bool> m_tables_due = false; // in this round of audits
+    std::atomic<size_t> m_tables_due = 0; // still to be compared in this round of audits
+    std::atomic<uint64_t> m_latest_look_nanoseconds = 0;
     std::atomic<uint64_t> m_verifications = 0;
     std::atomic<uint64_t> m_verification_nanoseconds = 0;
 };

@@ -31,10 +31,10 @@ Guard::Answer Guard::root_reference(const GuestCpu& cpu, const RootRequest& requ
     const bool first = !m_roots.has_reference();
     const LockPolicy policy = m_roots.policy();
     // In the table is what is protected, and what is under verification.
-    const auto done =
-        m_roots.reference(request, PagingMode::of(*system), m_table.locks(), [this](GuestPhysical page) {
-            return !m_table.may_write(GuestRange::of(page, page_bytes));
-        });
+    const auto done = m_roots.reference(
+        request, PagingMode::of(*system), m_table.locks(),
+        [this](GuestPhysical page) { return !m_table.may_write(GuestRange::of(page, page_bytes)); },
+        m_parts.ending);
     if (!done) {
         const RootRefusal& why = done.error();
         m_parts.log.guest(m_reference_site,
@@ -52,6 +52,7 @@ Guard::Answer Guard::root_reference(const GuestCpu& cpu, const RootRequest& requ
                                                 {"policy", std::string(name_of(request.policy))},
                                                 {"tables", m_roots.extent().tables},
                                                 {"required_tables", m_roots.extent().required},
+                                                {"walked", m_roots.extent().work},
                                                 {"verified_tables", uint64_t{m_golden.pages()}},
                                                 {"vcpu", uint64_t{cpu.index()}}});
     return {};
@@ -162,14 +163,14 @@ Guard::Answer Guard::root_arena(const GuestCpu& cpu, const RootArenaCall& call) 
     const auto change = m_table.add(lock);
     if (!change)
         return {.result = refusal(CASEMATE_E2BIG)};
-    if (!m_parts.memory.drain_writes()) {
+    if (!m_parts.memory.drain_writes(m_parts.ending)) {
         m_table.undo(*change); // the machine is ending
         return {.result = refusal(CASEMATE_EPERM)};
     }
     const RootContents contents = m_roots.contents();
     const bool shadows = m_parts.shadows_tables();
     auto arena = RootArena::create(call.pages, contents, m_parts.protection,
-                                   shadows ? m_parts.drop_shadow_pages : nullptr);
+                                   shadows ? m_parts.drop_shadow_pages : nullptr, m_parts.ending);
     if (!arena) {
         m_table.undo(*change);
         m_parts.log.guest(m_arena_site, arena.error().message());

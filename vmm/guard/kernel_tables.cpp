@@ -24,11 +24,11 @@ static_assert(reserved_of_large(2) == bits(20, 13) && reserved_of_large(3) == bi
 
 } // namespace
 
-KernelTableWalk::KernelTableWalk(const GuestMemory& memory, bool five_levels, uint64_t max_tables,
-                                 Wanted wanted, Found found)
+KernelTableWalk::KernelTableWalk(const GuestMemory& memory, bool five_levels, Bounds bounds, Wanted wanted,
+                                 Found found)
     : m_memory(memory)
     , m_root_level(root_level(five_levels))
-    , m_max_tables(max_tables)
+    , m_bounds(std::move(bounds))
     , m_wanted(std::move(wanted))
     , m_found(std::move(found)) {}
 
@@ -50,6 +50,16 @@ bool KernelTableWalk::walk(std::span<const uint64_t> entries, size_t first_slot)
     return !m_stopped;
 }
 
+// False, and the walk has stopped, when that is too much.
+bool KernelTableWalk::take(uint64_t work) {
+    if (work > m_bounds.work - m_work) {
+        m_stopped = true;
+        return false;
+    }
+    m_work += work;
+    return true;
+}
+
 // Whether something wanted is mapped.
 bool KernelTableWalk::visit_entries(std::span<const uint64_t> entries, unsigned level, uint64_t linear) {
     const uint64_t step = bytes_of_entry(level);
@@ -58,11 +68,18 @@ bool KernelTableWalk::visit_entries(std::span<const uint64_t> entries, unsigned 
         const uint64_t entry = entries[i];
         if ((entry & entry_present) == 0)
             continue;
-        const uint64_t entry_linear = linear + i * step;
         const bool large = level > 1 && (entry & entry_large) != 0;
-        if (large && (!may_be_large(level) || (entry & reserved_of_large(level)) != 0))
+        if (large && (!may_be_large(level) || (entry & reserved_of_large(level)) != 0)) {
             ++m_dead_entries;
-        else if (large || level == 1)
+            continue;
+        }
+        const bool is_leaf = large || level == 1;
+        if (wanted && is_leaf) // one is enough
+            continue;
+        if (!take(1))
+            break;
+        const uint64_t entry_linear = linear + i * step;
+        if (is_leaf)
             wanted |= m_wanted(
                 {.linear = {entry_linear}, .physical = {entry & address_field & ~(step - 1)}, .bytes = step});
         else
@@ -84,10 +101,10 @@ bool KernelTableWalk::visit_table(uint64_t page, unsigned level, uint64_t linear
     const uint64_t bit = 1ULL << (number % 64);
     if ((chunk.found.at(word) & bit) != 0)
         return (chunk.wanted.at(word) & bit) != 0;
-    if (m_tables == m_max_tables) {
+    if (m_bounds.ending.stop_requested())
         m_stopped = true;
+    if (m_stopped || !take(table_work))
         return false;
-    }
     ++m_tables;
     chunk.found.at(word) |= bit;
     TableEntries entries;

@@ -13,6 +13,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <stop_token>
 #include <vector>
 
 namespace casemate {
@@ -42,20 +43,28 @@ struct KernelTable {
 // self-maps end, and each page of RAM is read at most once a level. Reads what it needs once.
 class KernelTableWalk {
 public:
-    // Which leaves are wanted. Where tables are shared, only the linear address of the first way counts.
+    // What a walk may do before it gives up. A present entry that is looked at is 1 of `work`, a table that
+    // is read `table_work`.
+    struct Bounds {
+        uint64_t work = 0;
+        std::stop_token ending;
+    };
+    static constexpr uint64_t table_work = 16;
+    // Which leaves are wanted: asked until one of a table is. Where tables are shared, only the linear
+    // address of the first way counts.
     using Wanted = std::function<bool(const KernelLeaf&)>;
     // Every table, after those below it; false ends the walk.
     using Found = std::function<bool(const KernelTable&)>;
 
-    // `memory` outlives this. A walk that finds more than `max_tables` ends.
-    KernelTableWalk(const GuestMemory& memory, bool five_levels, uint64_t max_tables, Wanted wanted,
-                    Found found);
+    // `memory` outlives this.
+    KernelTableWalk(const GuestMemory& memory, bool five_levels, Bounds bounds, Wanted wanted, Found found);
 
     // From the entries of a root's slots `first_slot` to 511, first_slot being in the upper half. False:
     // ended before all was seen. Again with another root: what was found before is not found again.
     bool walk(std::span<const uint64_t> entries, size_t first_slot);
 
     uint64_t tables() const { return m_tables; }
+    uint64_t work() const { return m_work; }
     // Entries that lead nowhere: a reserved bit is set, or the table is not in RAM.
     uint64_t dead_entries() const { return m_dead_entries; }
 
@@ -68,17 +77,19 @@ private:
     };
     using LevelPages = std::vector<std::unique_ptr<Chunk>>;
 
+    bool take(uint64_t work);
     bool visit_entries(std::span<const uint64_t> entries, unsigned level, uint64_t linear);
     bool visit_table(uint64_t page, unsigned level, uint64_t linear);
     Chunk& chunk_of(unsigned level, uint64_t page_number);
 
     const GuestMemory& m_memory;
     unsigned m_root_level;
-    uint64_t m_max_tables;
+    Bounds m_bounds;
     Wanted m_wanted;
     Found m_found;
     std::array<LevelPages, 4> m_pages; // index: level less one
     uint64_t m_tables = 0;
+    uint64_t m_work = 0;
     uint64_t m_dead_entries = 0;
     bool m_stopped = false;
 };

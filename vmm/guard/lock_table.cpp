@@ -149,7 +149,7 @@ std::expected<LockTable::Change, LockRefusal> LockTable::add(const Lock& lock) {
 
     if (added_bytes == 0 && !raised)
         return Change{};
-    if (count - (to - from) + pieces.size() > max_ranges)
+    if (count - (to - from) + pieces.size() > max_ranges || change.newly_locked.size() > max_new_ranges)
         return std::unexpected(LockRefusal::too_many_ranges);
     publish(pieces, from, to, added_bytes);
     change.sequence = m_sequence.load(std::memory_order_relaxed);

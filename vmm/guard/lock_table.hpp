@@ -20,7 +20,7 @@ namespace casemate {
 
 enum class LockRefusal {
     lowers_policy,   // some page is die_on_write and read_only was asked for
-    too_many_ranges, // more than max_ranges separate ranges would be needed
+    too_many_ranges, // more than max_ranges separate ranges would be needed, or max_new_ranges in one go
 };
 
 // Lookups from any thread, without waiting; add() and undo() from one thread at a time (the caller's mutex).
@@ -29,6 +29,9 @@ public:
     // Each separate range costs the host up to two memory areas of the 65,530 a process has by default
     // (linux Documentation/admin-guide/sysctl/vm.rst, max_map_count).
     static constexpr size_t max_ranges = 16384;
+    // Of one add(), between what is locked already: each costs a change of the host's mappings or of KVM's
+    // slots, which may take a millisecond, while the guest's other calls and the machine's end wait.
+    static constexpr size_t max_new_ranges = CASEMATE_LOCK_MAX_PIECES;
 
     LockTable() = default;
     LockTable(const LockTable&) = delete;

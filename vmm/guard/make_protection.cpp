@@ -35,7 +35,7 @@ std::optional<ProtectionKind> protection_kind(std::string_view name) {
 Result<std::unique_ptr<Protection>> make_protection(ProtectionKind kind, const ProtectionParts& parts) {
     switch (kind) {
     case ProtectionKind::attributes:
-        return TRY(AttributesProtection::create(parts.vm, parts.memory));
+        return TRY(AttributesProtection::create(parts.vm, parts.memory, parts.ending));
     case ProtectionKind::mapping:
         return std::make_unique<MappingProtection>(parts.memory, parts.sealing);
     case ProtectionKind::slots:
@@ -45,7 +45,8 @@ Result<std::unique_ptr<Protection>> make_protection(ProtectionKind kind, const P
                                         .memory = parts.memory,
                                         .first_free_slot = parts.first_free_slot,
                                         .with_vcpus_stopped = parts.with_vcpus_stopped,
-                                        .broken = parts.broken}));
+                                        .broken = parts.broken,
+                                        .ending = parts.ending}));
 }
 
 Result<std::unique_ptr<Protection>> make_protection(std::span<const ProtectionKind> kinds,

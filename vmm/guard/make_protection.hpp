@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <stop_token>
 #include <string_view>
 
 namespace casemate {
@@ -38,6 +39,8 @@ struct ProtectionParts {
     std::function<void(const std::function<void()>&)> with_vcpus_stopped;
     // For slots and for layers: it cannot be undone, and the VM cannot go on.
     std::function<void(const Error&)> broken;
+    // The machine ends: what takes many steps fails between two of them, and is not undone.
+    std::stop_token ending;
 };
 // Fails where the host does not have it; that it has does not say that it works: probe/host_probe.hpp does.
 Result<std::unique_ptr<Protection>> make_protection(ProtectionKind kind, const ProtectionParts& parts);

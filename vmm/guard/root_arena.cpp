@@ -29,15 +29,18 @@ uint32_t error_of(ArenaRefusal::Reason reason) {
 
 Result<std::unique_ptr<RootArena>> RootArena::create(const GuestRange& pages, const RootContents& contents,
                                                      Protection& protection,
-                                                     DropShadowPages drop_shadow_pages) {
-    const auto fill = [&contents](std::span<std::byte> bytes) {
-        for (size_t at = 0; at < bytes.size(); at += page_bytes) {
+                                                     DropShadowPages drop_shadow_pages,
+                                                     const std::stop_token& ending) {
+    const auto fill = [&](std::span<std::byte> bytes) {
+        for (size_t at = 0; at < bytes.size() && !ending.stop_requested(); at += page_bytes) {
             const bool of_user = contents.pair && at / page_bytes % 2 == 1;
             const TableEntries& entries = of_user ? contents.user : contents.kernel;
             std::memcpy(bytes.data() + at, entries.data(), page_bytes);
         }
     };
     const std::span<std::byte> view = TRY(protection.replace(pages, fill));
+    if (ending.stop_requested())
+        return fail(Error("fill the arena for page-table roots: the machine is ending"));
     return std::unique_ptr<RootArena>(new RootArena(pages, contents, view, std::move(drop_shadow_pages)));
 }
 

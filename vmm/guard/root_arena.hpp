@@ -13,6 +13,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <stop_token>
 #include <vector>
 
 namespace casemate {
@@ -46,9 +47,11 @@ public:
 
     // Replaces the pages (of RAM, locked so that no host-side write begins or is under way; with a pair an
     // even number) by roots. The caller then drops shadow pages once: the guest may have walked them before.
+    // Fails when `ending` is requested meanwhile: a GiB of roots takes its time.
     static Result<std::unique_ptr<RootArena>> create(const GuestRange& pages, const RootContents& contents,
                                                      Protection& protection,
-                                                     DropShadowPages drop_shadow_pages);
+                                                     DropShadowPages drop_shadow_pages,
+                                                     const std::stop_token& ending = {});
 
     const GuestRange& pages() const { return m_pages; }
     uint64_t roots() const { return m_roots; }

@@ -17,10 +17,12 @@ constexpr uint64_t efer_nxe = 1ULL << 11;
 // Where a pair's second page is.
 constexpr uint64_t partner_bit = page_bytes;
 
-// A kernel maps all RAM directly by small pages, some of it again, and the descriptors of its pages; the
-// rest is for areas whose size does not depend on RAM. Keeps a hostile walk to seconds.
-constexpr uint64_t max_tables(uint64_t ram_bytes) {
-    return 65536 + ram_bytes / 1_MiB;
+// A kernel that maps all its RAM directly by small pages, and some of it again, needs 20 for each 2 MiB, for
+// of a table with a page that is wanted only the first is looked at; the rest is for areas whose size does
+// not depend on RAM. Linux 6.12 as shipped needs 4,000. A hostile guest has a tenth of a second or less of
+// it.
+constexpr uint64_t most_work(uint64_t ram_bytes) {
+    return 262144 + 64 * (ram_bytes / 1_MiB);
 }
 
 bool maps_image(LockKind kind) {
@@ -60,6 +62,7 @@ uint32_t error_of(RootRefusal::Reason reason) {
         return CASEMATE_EINVAL;
     case RootRefusal::Reason::other_reference:
     case RootRefusal::Reason::lowers_policy:
+    case RootRefusal::Reason::ending:
         return CASEMATE_EPERM;
     case RootRefusal::Reason::unprotected_table:
         return CASEMATE_EOPNOTSUPP;
@@ -85,10 +88,12 @@ const char* words(RootRefusal::Reason reason) {
         return "there is one with policy die_on_write";
     case RootRefusal::Reason::unprotected_table:
         return "a table that maps text or the direct map is not locked";
+    case RootRefusal::Reason::ending:
+        return "the machine is ending";
     case RootRefusal::Reason::too_many_tables:
         break;
     }
-    return "it leads to more tables than this much RAM needs";
+    return "it leads to more tables and mappings than this much RAM needs";
 }
 
 const char* name_of(RootMismatch::Kind kind) {
@@ -124,7 +129,8 @@ bool Roots::read_reference(const RootRequest& request, Reference& reference) con
 
 std::expected<void, RootRefusal> Roots::reference(const RootRequest& request, const PagingMode& mode,
                                                   std::span<const Lock> locks,
-                                                  const IsProtected& is_protected) {
+                                                  const IsProtected& is_protected,
+                                                  const std::stop_token& ending) {
     using Reason = RootRefusal::Reason;
     const auto refuse = [](Reason reason) { return std::unexpected(RootRefusal{.reason = reason}); };
     if (!mode.has_long_tables())
@@ -146,7 +152,7 @@ std::expected<void, RootRefusal> Roots::reference(const RootRequest& request, co
             m_named = request.root;
         return done;
     }
-    const auto extent = walk(*reference, locks, is_protected);
+    const auto extent = walk(*reference, locks, is_protected, ending);
     if (!extent)
         return std::unexpected(extent.error());
     m_extent = *extent;
@@ -171,7 +177,8 @@ std::expected<void, RootRefusal> Roots::again(const Reference& reference, LockPo
 }
 
 std::expected<Roots::Extent, RootRefusal> Roots::walk(const Reference& reference, std::span<const Lock> locks,
-                                                      const IsProtected& is_protected) const {
+                                                      const IsProtected& is_protected,
+                                                      const std::stop_token& ending) const {
     std::vector<GuestRange> image;
     for (const Lock& lock : locks)
         if (maps_image(lock.kind))
@@ -193,7 +200,7 @@ std::expected<Roots::Extent, RootRefusal> Roots::walk(const Reference& reference
     Extent extent;
     std::optional<KernelTable> unprotected;
     KernelTableWalk walk(
-        m_memory, reference.mode.five_levels, max_tables(m_memory.size()),
+        m_memory, reference.mode.five_levels, {.work = most_work(m_memory.size()), .ending = ending},
         [&](const KernelLeaf& leaf) { return is_direct(leaf) || is_image(leaf); },
         [&](const KernelTable& table) {
             if (!table.wanted)
@@ -214,8 +221,11 @@ std::expected<Roots::Extent, RootRefusal> Roots::walk(const Reference& reference
         return std::unexpected(
             RootRefusal{.reason = RootRefusal::Reason::unprotected_table, .table = unprotected});
     if (!complete)
-        return std::unexpected(RootRefusal{.reason = RootRefusal::Reason::too_many_tables});
+        return std::unexpected(RootRefusal{.reason = ending.stop_requested()
+                                                         ? RootRefusal::Reason::ending
+                                                         : RootRefusal::Reason::too_many_tables});
     extent.tables = walk.tables();
+    extent.work = walk.work();
     return extent;
 }
 

@@ -16,6 +16,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <stop_token>
 
 namespace casemate {
 
@@ -61,7 +62,8 @@ struct RootRefusal {
         other_reference,   // there is one, with another kernel half, first slot or mode
         lowers_policy,     // there is one with die_on_write
         unprotected_table, // a table that text or the direct map needs could be changed
-        too_many_tables,   // more than the RAM there is needs
+        too_many_tables,   // more to walk than the RAM there is needs
+        ending,            // the machine is
     };
     Reason reason{};
     std::optional<KernelTable> table; // the unprotected one
@@ -115,7 +117,8 @@ public:
     // its guest-physical address: that of the first page mapped from the first slot on. The root page itself
     // need not be protected. Asking for the same again succeeds and may raise the policy.
     std::expected<void, RootRefusal> reference(const RootRequest& request, const PagingMode& mode,
-                                               std::span<const Lock> locks, const IsProtected& is_protected);
+                                               std::span<const Lock> locks, const IsProtected& is_protected,
+                                               const std::stop_token& ending = {});
     bool has_reference() const { return m_current.load() != nullptr; } // any thread
     // The pages that the guest named last. There is a reference.
     GuestRange reference_pages() const;
@@ -128,6 +131,7 @@ public:
     struct Extent {
         uint64_t tables = 0;   // reachable, each counted once a level
         uint64_t required = 0; // of these, protected because text or the direct map needs them
+        uint64_t work = 0;     // as KernelTableWalk::Bounds counts
     };
     const Extent& extent() const { return m_extent; } // on the thread that calls reference()
 
@@ -156,7 +160,8 @@ private:
     bool read_upper_half(GuestPhysical root, size_t first_slot, UpperHalf& entries) const;
     bool read_reference(const RootRequest& request, Reference& reference) const;
     std::expected<Extent, RootRefusal> walk(const Reference& reference, std::span<const Lock> locks,
-                                            const IsProtected& is_protected) const;
+                                            const IsProtected& is_protected,
+                                            const std::stop_token& ending) const;
     std::expected<void, RootRefusal> again(const Reference& reference, LockPolicy policy);
     std::optional<RootMismatch> find_mismatch(const Reference& reference, GuestPhysical root) const;
     std::optional<RootMismatch> compare(const Reference& reference, GuestPhysical root) const;

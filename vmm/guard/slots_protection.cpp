@@ -177,6 +177,8 @@ Result<void> SlotsProtection::protect(std::span<const GuestRange> ranges) {
     while (!ranges.empty()) {
         const auto few = ranges.first(std::min(ranges.size(), ranges_per_stop));
         ranges = ranges.subspan(few.size());
+        if (m_parts.ending.stop_requested())
+            return fail(Error("lock by read-only memory slots: the machine is ending"));
         const auto done = protect_few(few);
         if (done)
             continue;

@@ -14,6 +14,7 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <stop_token>
 #include <vector>
 
 namespace casemate {
@@ -30,6 +31,8 @@ public:
         // KVM took a change half-way and did not take it back: some RAM has no slot any more, or is read-only
         // that should not be. The VM cannot go on. What was read-only before is not writable.
         std::function<void(const Error&)> broken;
+        // The VM ends: protect() fails between two stops, and does not undo what it did.
+        std::stop_token ending;
     };
     // Of RAM, however many more KVM has: each costs the host memory and time whenever KVM looks for one.
     static constexpr size_t most_slots = 4096;

@@ -85,7 +85,11 @@ Result<std::unique_ptr<Machine>> Machine::create(const Config& config, const Log
     Vm vm = TRY(system.create_vm());
     std::unique_ptr<Machine> machine(new Machine(
         config, log, loop, {std::move(memory), std::move(vm), std::move(events), std::move(symbols)}));
-    machine->m_ended = TRY(create_event());
+    Machine& self = *machine;
+    self.m_ended = TRY(create_event());
+    self.m_watch = TRY(Watch::create({.audit = [&self](Watch::Clock::time_point due) { self.audit(due); },
+                                      .check_progress = [&self] { self.check_progress(); },
+                                      .check_lock_deadline = [&self] { self.check_lock_deadline(); }}));
     TRY(machine->set_up_vm());
     const ProtectionChoice choice = TRY(machine->offer_locks(system));
     TRY(machine->create_guard(choice));
@@ -155,11 +159,7 @@ Result<Machine::ProtectionChoice> Machine::offer_locks(const System& system) {
                            m_vm.check_extension(KVM_CAP_X86_USER_SPACE_MSR) != 0;
     if (m_msr_filter_offered)
         TRY(m_vm.enable_capability(KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER));
-    if (m_config.audit_interval.count() != 0)
-        m_audit_timer = TRY(Timer::create(m_loop, [this] { audit(); }));
     m_locks_offered = true;
-    if (m_config.locks == LockMode::required)
-        m_lock_deadline = TRY(Timer::create(m_loop, [this] { check_lock_deadline(); }));
     return choice;
 }
 
@@ -171,9 +171,8 @@ Result<void> Machine::create_guard(const ProtectionChoice& choice) {
          .first_free_slot = shadow_drop_slot + 1,
          .with_vcpus_stopped =
              [this](const std::function<void()>& change) { m_pause.with_stopped(m_vcpus, m_kicks, change); },
-         .broken = [this](const Error& error) { end({EndReason::host_failure, error.message()}); }}));
-    if (m_protection->may_hang_vcpus())
-        m_progress_timer = TRY(Timer::create(m_loop, [this] { check_progress(); }));
+         .broken = [this](const Error& error) { end({EndReason::host_failure, error.message()}); },
+         .ending = m_ending.get_token()}));
     m_guard = std::make_unique<Guard>(
         Guard::Parts{
             .memory = m_memory,
@@ -196,13 +195,14 @@ Result<void> Machine::create_guard(const ProtectionChoice& choice) {
             .pages_protected =
                 [this] {
                     if (m_protection->may_hang_vcpus())
-                        m_progress_timer.set(progress_interval);
+                        m_watch->check_progress_every(progress_interval);
                 },
             .sealed =
                 [this] {
                     if (m_config.audit_interval.count() != 0)
-                        m_audit_timer.set(m_config.audit_interval);
-                }},
+                        m_watch->audit_every(m_config.audit_interval);
+                },
+            .ending = m_ending.get_token()},
         Guard::Options{.max_violations = m_config.max_violations, .cpus = m_config.cpus});
     m_memory.set_write_gate(m_guard.get());
     return {};
@@ -216,19 +216,17 @@ Result<void> Machine::intercept_msr_writes() {
     return m_vm.intercept_msr_writes(refused_msrs());
 }
 
-// On the loop's thread. Each vCPU's own thread does the looking: KVM wants that of a vCPU's ioctls.
-void Machine::audit() {
-    m_guard->start_audit_round();
+// On the watch's thread. Each vCPU's own thread does the looking: KVM wants that of a vCPU's ioctls.
+void Machine::audit(Watch::Clock::time_point due) {
+    m_guard->start_audit_round(due);
     for (const Vcpu& vcpu : m_vcpus)
         m_kicks.ask_for_look(vcpu, VcpuKicks::Looks::at_registers);
-    m_audit_timer.set(m_config.audit_interval);
 }
 
 // As audit().
 void Machine::check_progress() {
     for (const Vcpu& vcpu : m_vcpus)
         m_kicks.ask_for_look(vcpu, VcpuKicks::Looks::at_progress);
-    m_progress_timer.set(progress_interval);
 }
 
 void Machine::check_lock_deadline() {
@@ -330,7 +328,7 @@ Result<void> Machine::start() {
                                        {"locks_offered", m_locks_offered},
                                        {"protection", m_protection->name()}});
     if (m_config.locks == LockMode::required)
-        m_lock_deadline.set(m_config.lock_deadline);
+        m_watch->check_lock_deadline_after(m_config.lock_deadline);
     VcpuKicks::install_handler();
     try {
         start_threads();
@@ -345,6 +343,7 @@ Result<void> Machine::start() {
 }
 
 void Machine::start_threads() {
+    m_watch->start();
     m_io_thread = std::thread([this] { m_loop.run(); });
     pthread_setname_np(m_io_thread.native_handle(), "io");
     for (const Vcpu& vcpu : m_vcpus) {
@@ -365,6 +364,8 @@ void Machine::end(MachineEnd reason) {
     if (m_end)
         return;
     m_end = std::move(reason);
+    m_end_time = Watch::Clock::now();
+    m_ending.request_stop();
     signal_event(m_ended);
 }
 
@@ -384,6 +385,15 @@ MachineEnd Machine::wait() {
         end = {EndReason::locks_missing, "the guest ended before it had locked and sealed its kernel"};
     report_end(end);
     return end;
+}
+
+// From when the end was decided until no thread works for the guest any more.
+uint64_t Machine::end_microseconds() const {
+    const Watch::Clock::time_point decided = m_end_time;
+    if (decided == Watch::Clock::time_point{})
+        return 0;
+    const auto since = Watch::Clock::now() - decided;
+    return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(since).count());
 }
 
 void Machine::report_end(const MachineEnd& end) {
@@ -407,15 +417,17 @@ void Machine::report_end(const MachineEnd& end) {
                                      {"audits", counts.audits},
                                      {"vcpu_restarts", counts.restarts},
                                      {"audit_microseconds", counts.audit_microseconds},
+                                     {"audit_latest_microseconds", counts.audit_latest_microseconds},
+                                     {"end_microseconds", end_microseconds()},
                                      {"extra_memory_slots", uint64_t{m_protection->extra_memory_slots()}},
                                      {"events_dropped", m_events.dropped()}});
 }
 
 void Machine::stop_threads() {
     m_stopping = true;
-    m_memory.abandon_drains();
-    if (m_guard)
-        m_guard->abandon_seal();
+    m_ending.request_stop();
+    if (m_watch)
+        m_watch->stop();
     for (const Vcpu& vcpu : m_vcpus)
         m_kicks.kick(vcpu);
     for (std::thread& thread : m_vcpu_threads)

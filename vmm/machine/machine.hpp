@@ -13,7 +13,6 @@
 #include "devices/pvpanic.hpp"
 #include "devices/rtc.hpp"
 #include "devices/serial.hpp"
-#include "devices/timer.hpp"
 #include "devices/virtio/pci_transport.hpp"
 #include "guard/guard.hpp"
 #include "guard/make_protection.hpp"
@@ -25,6 +24,7 @@
 #include "machine/interrupts.hpp"
 #include "machine/vcpu_kicks.hpp"
 #include "machine/vcpu_pause.hpp"
+#include "machine/watch.hpp"
 #include "memory/guest_memory.hpp"
 #include "memory/layout.hpp"
 #include "probe/host_report.hpp"
@@ -33,6 +33,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <stop_token>
 #include <thread>
 #include <vector>
 
@@ -52,13 +53,15 @@ public:
     // Ends and waits when wait() was not called.
     ~Machine();
 
-    // Starts the I/O thread and one thread a vCPU.
+    // Starts the I/O thread, the watch's, and one thread a vCPU.
     Result<void> start();
     // Returns when the machine has ended and all its threads are gone.
     MachineEnd wait();
 
     // Asks the machine to end; the first reason wins.
     void end(MachineEnd reason);
+    // Readable once it was asked to: for who waits for that and for something else, and then calls wait().
+    int ended() const { return m_ended.get(); }
     // Asks the guest to power off, as a short press of the button does.
     void press_power_button();
     // For bytes that go to the guest's console.
@@ -84,7 +87,7 @@ private:
     Result<void> create_guard(const ProtectionChoice& choice);
     void check_lock_deadline();
     Result<void> intercept_msr_writes();
-    void audit();
+    void audit(Watch::Clock::time_point due);
     void check_progress();
     Result<void> add_platform_devices(SerialLine& console);
     Result<void> add_virtio_devices();
@@ -93,6 +96,7 @@ private:
     Result<void> create_vcpus(const System& system);
     Result<void> load_guest();
     void report_end(const MachineEnd& end);
+    uint64_t end_microseconds() const;
     void start_threads();
     void stop_threads();
 
@@ -103,6 +107,7 @@ private:
     EventLoop& m_loop;
     EventLog m_events;
     std::optional<Symbols> m_symbols;
+    std::stop_source m_ending; // requested by end(): every wait and walk for the guest looks at it
     GuestMemory m_memory;
     std::unique_ptr<Protection> m_protection;
     std::unique_ptr<Guard> m_guard; // asked by m_memory, whose users are gone when it goes
@@ -110,9 +115,6 @@ private:
     bool m_msr_filter_offered = false;
     VcpuKicks m_kicks;
     VcpuPause m_pause;
-    Timer m_lock_deadline;
-    Timer m_audit_timer;
-    Timer m_progress_timer;
     Vm m_vm;
     Bus m_ports;
     Bus m_mmio;
@@ -133,6 +135,8 @@ private:
     std::mutex m_end_mutex; // guards m_end
     std::optional<MachineEnd> m_end;
     Fd m_ended; // signalled when m_end is set
+    std::atomic<Watch::Clock::time_point> m_end_time{};
+    std::unique_ptr<Watch> m_watch;
     std::vector<std::thread> m_vcpu_threads;
     std::thread m_io_thread;
 };

@@ -29,7 +29,8 @@ WriteTicket::~WriteTicket() {
     writers.notify_all();
 }
 
-bool GuestMemory::drain_writes() const {
+bool GuestMemory::drain_writes(const std::stop_token& ending) const {
+    const std::stop_callback at_the_end(ending, [this] { abandon_drains(); });
     // Twice: a writer may have read the generation before a flip and counted itself after it.
     for (int flip = 0; flip < 2; ++flip) {
         const std::atomic<uint32_t>& writers = m_writers[m_generation.fetch_xor(1)];

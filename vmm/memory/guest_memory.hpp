@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <stop_token>
 #include <sys/uio.h>
 #include <type_traits>
 #include <utility>
@@ -149,10 +150,9 @@ public:
     }
     // Returns when every write that may have asked the gate before this call has landed. Later ones do not
     // prolong it. For whoever narrows the gate: publish first, then drain. One caller at a time, who holds no
-    // ticket of its own. False when abandon_drains() was called: writes may still be under way.
-    bool drain_writes() const;
-    // Ends the drain under way and every later one: for a machine that ends while a transfer is stuck.
-    void abandon_drains() const;
+    // ticket of its own. False when `ending` was requested, at which it and every later one ends at once:
+    // writes may still be under way.
+    bool drain_writes(const std::stop_token& ending = {}) const;
 
     // A sealed page stays, with its contents, until the process ends: nothing can unmap it, also not the
     // destructor. That is for processes that end with their machine, or lock little.
@@ -181,6 +181,7 @@ public:
 private:
     friend class WriteTicket;
     GuestMemory() = default;
+    void abandon_drains() const;
 
     // Host address of the range when one region holds all of it; null otherwise or when empty.
     std::byte* find(const GuestRange& range) const;
@@ -202,7 +203,7 @@ private:
     std::atomic<bool> m_unknown_read_only = false;
     // Two generations of writers, as in sleepable RCU (linux v6.12 kernel/rcu/srcutree.c): new writers join
     // the current one, so the other can only fall.
-    // The top bit is abandon_drains()'s.
+    // The top bit ends a drain.
     static constexpr uint32_t abandoned = 1U << 31U;
     mutable std::array<std::atomic<uint32_t>, 2> m_writers{};
     mutable std::atomic<uint32_t> m_generation = 0;

@@ -64,7 +64,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const bool five_levels = input.ConsumeBool();
     const size_t first_slot = input.ConsumeIntegralInRange<size_t>(256, 511);
     const uint64_t wanted_page = input.ConsumeIntegralInRange<uint64_t>(0, 16) * page_bytes;
-    const uint64_t limit = input.ConsumeBool() ? input.ConsumeIntegralInRange<uint64_t>(0, 40) : ~uint64_t{0};
+    const uint64_t limit =
+        input.ConsumeBool() ? input.ConsumeIntegralInRange<uint64_t>(0, 2000) : ~uint64_t{0};
     TableEntries root{};
     while (input.remaining_bytes() >= 6) {
         const auto where = input.ConsumeIntegral<uint16_t>();
@@ -88,7 +89,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     uint64_t leaves = 0;
     const auto entries = std::span<const uint64_t>(root).subspan(first_slot);
     KernelTableWalk walk(
-        memory, five_levels, limit,
+        memory, five_levels, {.work = limit, .ending = {}},
         [&](const KernelLeaf& leaf) {
             ++leaves;
             expect(leaf.bytes == 4_KiB || leaf.bytes == 2_MiB || leaf.bytes == 1_GiB);
@@ -103,12 +104,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
             return true;
         });
     const bool complete = walk.walk(entries, first_slot);
-    expect(walk.tables() <= limit && walk.tables() <= 4 * ram_bytes / page_bytes);
+    expect(walk.work() <= limit && walk.tables() <= 4 * ram_bytes / page_bytes);
+    expect(walk.tables() * KernelTableWalk::table_work + leaves <= walk.work());
     Model model;
     model.add(memory, entries, five_levels ? 5 : 4);
-    expect(complete == (model.nodes.size() <= limit));
-    if (!complete)
+    if (!complete) {
+        expect(walk.work() + KernelTableWalk::table_work > limit);
         return 0;
+    }
     expect(walk.tables() == model.nodes.size() && found.size() == model.nodes.size());
     expect(walk.dead_entries() == model.dead);
     for (const Node& node : model.nodes) {

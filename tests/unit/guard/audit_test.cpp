@@ -102,7 +102,8 @@ struct Fixture {
                          return Result<void>();
                      },
                  .ask_others_to_look = [this](uint32_t caller) { ask(caller); },
-                 .sealed = [this] { order += "sealed "; }},
+                 .sealed = [this] { order += "sealed "; },
+                 .ending = ending.get_token()},
                 {.max_violations = max_violations, .cpus = cpus}) {}
     int64_t seal(const GuestCpu& cpu) {
         return static_cast<int64_t>(
@@ -127,6 +128,7 @@ struct Fixture {
     std::string order;
     std::function<void(uint32_t)> ask = [](uint32_t) {};
     std::array<FakeCpu, cpus> all{FakeCpu(0), FakeCpu(1), FakeCpu(2)};
+    std::stop_source ending;
     Guard guard;
 };
 
@@ -284,6 +286,43 @@ TEST_CASE("vCPUs that SEAL at once wait for each other, not for ever") {
     }
 }
 
+TEST_CASE("how late looks come is told, those too that have not come yet") {
+    using namespace std::chrono_literals;
+    Fixture f;
+    f.ask = [&f](uint32_t caller) {
+        for (const FakeCpu& cpu : f.all)
+            if (cpu.index() != caller)
+                CHECK(!f.guard.look(cpu));
+    };
+    REQUIRE(f.seal(f.all[0]) == 0);
+    const auto latest = [&f] {
+        return std::chrono::microseconds(f.guard.counts().audit_latest_microseconds);
+    };
+    const auto now = std::chrono::steady_clock::now();
+    const auto hours_late = [&](int hours) {
+        return latest() >= 1h * hours && latest() < 1h * hours + 10min;
+    };
+    CHECK(!f.guard.look(f.all[0])); // nobody has asked
+    CHECK(latest() == 0us);
+    f.guard.start_audit_round(now - 1h);
+    CHECK(!f.guard.look(f.all[0]));
+    CHECK(hours_late(1));
+    CHECK(!f.guard.look(f.all[0]));
+    CHECK(hours_late(1));
+    // The others still owe the first round, whatever the second says.
+    f.guard.start_audit_round(now - 1h);
+    CHECK(!f.guard.look(f.all[1]));
+    CHECK(hours_late(1));
+    f.guard.start_audit_round(now + 24h);
+    f.guard.start_audit_round(now - 2h);
+    CHECK(hours_late(1));
+    CHECK(!f.guard.look(f.all[0]));
+    CHECK(hours_late(1));
+    f.guard.start_audit_round(now - 3h);
+    CHECK(!f.guard.look(f.all[0]));
+    CHECK(hours_late(3));
+}
+
 TEST_CASE("the machine's end lets a SEAL go that waits for a vCPU") {
     Fixture f;
     std::atomic<bool> asked = false;
@@ -294,7 +333,7 @@ TEST_CASE("the machine's end lets a SEAL go that waits for a vCPU") {
     while (!asked)
         std::this_thread::yield();
     std::thread b([&] { second = f.seal(f.all[1]); });
-    f.guard.abandon_seal();
+    f.ending.request_stop();
     a.join();
     b.join();
     CHECK(first == -CASEMATE_EPERM);

@@ -103,7 +103,8 @@ struct RootFixture : SyntheticTables {
                      ++drops;
                      return drop_fails ? fail(Error("drop")) : Result<void>();
                  },
-                 .end = [this](GuardEnd end) { ended = std::move(end); }},
+                 .end = [this](GuardEnd end) { ended = std::move(end); },
+                 .ending = ending.get_token()},
                 options) {
         memory.set_write_gate(&guard);
         cpu.system().cr0 |= 1ULL << 31U;
@@ -143,6 +144,7 @@ struct RootFixture : SyntheticTables {
     unsigned drops = 0;
     FakeProtection protection{memory};
     std::optional<GuardEnd> ended;
+    std::stop_source ending;
     Guard guard;
     FakeCpu cpu;
 };

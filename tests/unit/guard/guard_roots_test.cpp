@@ -455,6 +455,27 @@ struct AuditFixture : RootFixture {
 
 } // namespace
 
+TEST_CASE("a walk that has no end in this much RAM, or none before the machine's, is refused") {
+    RootFixture f(true);
+    f.lock_all(CASEMATE_POLICY_READ_ONLY);
+    SUBCASE("too much below") {
+        constexpr uint64_t first = 32_MiB, tables = 600; // 300,000 entries
+        for (uint64_t table = 0; table < tables; ++table)
+            for (uint64_t i = 0; i < table_entries; ++i)
+                REQUIRE(f.memory.store(GuestPhysical{first + table * page_bytes + 8 * i},
+                                       (first + (table + i) % tables * page_bytes) | table_entry));
+        f.forge(reference_root, 400, first | table_entry);
+        CHECK(f.refer() == -CASEMATE_E2BIG);
+        f.forge(reference_root, 400, 0);
+        CHECK(f.refer() == 0);
+    }
+    SUBCASE("the machine ends") {
+        f.ending.request_stop();
+        CHECK(f.refer() == -CASEMATE_EPERM);
+        CHECK(f.call(casemate_attributes(CASEMATE_CALL_FEATURES, 0, 0)) == -CASEMATE_EPERM);
+    }
+}
+
 TEST_CASE("an audit that finds a forged root ends the machine, whatever the policy") {
     AuditFixture f(true);
     CHECK(!f.guard.look(f.cpu));

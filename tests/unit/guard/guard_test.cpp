@@ -26,7 +26,8 @@ struct Fixture {
                  .events = events,
                  .symbols = nullptr,
                  .tables_tolerated = tables,
-                 .end = [this](GuardEnd end) { ended = std::move(end); }},
+                 .end = [this](GuardEnd end) { ended = std::move(end); },
+                 .ending = ending.get_token()},
                 options) {
         memory.set_write_gate(&guard);
         put({0x89, 0x18}); // mov [eax], ebx
@@ -54,6 +55,7 @@ struct Fixture {
     GuestMemory memory;
     FakeProtection protection{memory};
     std::optional<GuardEnd> ended;
+    std::stop_source ending;
     Guard guard;
     FakeCpu cpu;
 };
@@ -526,7 +528,7 @@ TEST_CASE("a lock that waits for a stuck transfer is given up when the machine e
     std::thread locker([&] { CHECK(f.lock() < 0); });
     while (f.memory.begin_transfer(ranges, GuestMemory::Direction::into_ram)) // until the lock waits
         std::this_thread::yield();
-    f.memory.abandon_drains();
+    f.ending.request_stop();
     locker.join();
     CHECK(f.protection.ranges.empty());
     CHECK(f.memory.writes_in_flight() == 1);

@@ -19,23 +19,28 @@ struct Walked {
     TableEntries root{};
     size_t first_slot = 273;
     bool five_levels = false;
-    uint64_t max_tables = 1000;
+    uint64_t most_work = 10000;
+    std::stop_source ending;
     uint64_t wanted_physical = ~0ULL; // the page whose mapping is wanted
     size_t stop_after = ~size_t{0};
+    bool stop_at_leaf = false;
 
     std::vector<KernelLeaf> leaves;
     std::vector<KernelTable> found;
     std::map<std::pair<uint64_t, unsigned>, bool> wanted; // by page and level
     uint64_t dead_entries = 0;
+    uint64_t work = 0;
 
     void put(uint64_t page, uint64_t index, uint64_t entry) const {
         REQUIRE(memory.store(GuestPhysical{page + 8 * index}, entry));
     }
     bool walk() {
         KernelTableWalk walk(
-            memory, five_levels, max_tables,
+            memory, five_levels, {.work = most_work, .ending = ending.get_token()},
             [this](const KernelLeaf& leaf) {
                 leaves.push_back(leaf);
+                if (stop_at_leaf)
+                    ending.request_stop();
                 return wanted_physical - leaf.physical.value < leaf.bytes;
             },
             [this](const KernelTable& one) {
@@ -45,6 +50,8 @@ struct Walked {
             });
         const bool complete = walk.walk(std::span(root).subspan(first_slot), first_slot);
         dead_entries = walk.dead_entries();
+        work = walk.work();
+        CHECK(work <= most_work);
         CHECK(walk.tables() >= found.size());
         return complete;
     }
@@ -168,6 +175,8 @@ TEST_CASE("loops and self-maps end, and each page counts once a level") {
     CHECK(tables.has(0x30000, 1));
     CHECK(tables.found.size() == 6);
     CHECK(tables.leaves.size() == 1 + 512);
+    // Six tables; four entries of the chain, one of the root, and all of this table at three levels.
+    CHECK(tables.work == 6 * KernelTableWalk::table_work + 4 + 1 + 3 * 512);
 }
 
 TEST_CASE("what maps a wanted page is wanted, on every way to it") {
@@ -195,22 +204,51 @@ TEST_CASE("what maps a wanted page is wanted, on every way to it") {
 
 TEST_CASE("a walk ends at its limit, and when it is told to") {
     Walked limited = four_levels();
-    limited.max_tables = 2;
+    limited.most_work = 3 * KernelTableWalk::table_work + 3;
     CHECK_FALSE(limited.walk());
-    limited.max_tables = 3;
+    CHECK(limited.leaves.empty());
+    limited.most_work = 3 * KernelTableWalk::table_work + 4;
     limited.wanted.clear();
     CHECK(limited.walk());
+    limited.most_work = 0;
+    limited.found.clear();
+    CHECK_FALSE(limited.walk());
+    CHECK(limited.found.empty());
     Walked told = four_levels();
     told.stop_after = 2;
     CHECK_FALSE(told.walk());
     CHECK(told.found.size() == 2);
 }
 
+TEST_CASE("a walk ends when the machine does, before the next table") {
+    Walked tables = four_levels();
+    tables.put(pmd, 8, other_pte | table);
+    tables.put(other_pte, 0, 0x6000 | table);
+    tables.stop_at_leaf = true;
+    CHECK_FALSE(tables.walk());
+    CHECK(tables.leaves.size() == 1);
+    CHECK_FALSE(tables.has(other_pte, 1));
+}
+
+TEST_CASE("of a table with a wanted page no other page costs anything") {
+    Walked tables = four_levels();
+    for (uint64_t i = 10; i < table_entries; ++i)
+        tables.put(pte, i, 0x6000 | table);
+    tables.put(pmd, 8, other_pte | table);
+    tables.put(pmd, 9, 0x200000 | entry_large | table);
+    tables.put(other_pte, 0, 0x6000 | table);
+    tables.wanted_physical = 0x5000;
+    CHECK(tables.walk());
+    CHECK(tables.leaves.size() == 2); // the wanted one and that of the other table
+    CHECK(tables.work == 4 * KernelTableWalk::table_work + 6);
+    CHECK(tables.has(other_pte, 1));
+}
+
 TEST_CASE("a second root adds only what it alone has") {
     Walked tables = four_levels();
     size_t found = 0;
     KernelTableWalk walk(
-        tables.memory, false, 100, [](const KernelLeaf&) { return false; },
+        tables.memory, false, {.work = 100, .ending = {}}, [](const KernelLeaf&) { return false; },
         [&](const KernelTable&) {
             ++found;
             return true;

@@ -134,10 +134,16 @@ TEST_CASE("the table ends at max_ranges separate ranges and goes on merging ther
     REQUIRE(table.add(lock_of(1, 1, read_only)));
     REQUIRE(table.add(lock_of(behind, 1, read_only)));
     CHECK(table.add(lock_of(1, 1, die_on_write)).error() == LockRefusal::too_many_ranges);
-    // One call that fills all the holes.
-    const auto rest = table.add(lock_of(0, behind + 1, read_only));
-    REQUIRE(rest);
-    CHECK(rest->newly_locked.size() == LockTable::max_ranges - 1);
+    // Holes are filled some at a time.
+    constexpr uint64_t most = LockTable::max_new_ranges;
+    CHECK(table.add(lock_of(0, behind + 1, read_only)).error() == LockRefusal::too_many_ranges);
+    CHECK(table.add(lock_of(2, 2 * (most + 1), read_only)).error() == LockRefusal::too_many_ranges);
+    CHECK(table.may_write(pages_at(3, 1)));
+    const auto first = table.add(lock_of(2, 2 * most, read_only));
+    REQUIRE(first);
+    CHECK(first->newly_locked.size() == most);
+    for (uint64_t at = 2 + 2 * most; at < behind; at += 2 * most)
+        REQUIRE(table.add(lock_of(at, std::min(2 * most, behind - at), read_only)));
     CHECK(table.count() == 1);
     CHECK(table.locked_bytes() == (behind + 1) * page_bytes);
 }
