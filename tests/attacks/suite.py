@@ -90,7 +90,7 @@ class Case:
     words: str | dict = field(default="", hash=False)   # more of the kernel command line; may be by policy
     rounds: int = 0             # of a payload's race; --quick makes a third
     roots: str = ""             # how a linux guest has its roots checked: check or arena; "" as it likes
-    needs: tuple = ()           # of disk, net, input, unaudited
+    needs: tuple = ()           # of disk, disks, net, input, unaudited, ended
     cpus: int = 1
     memory: str = "64M"
     outcomes: tuple = ("unchanged", "granted")  # that are harmless where that is expected
@@ -203,7 +203,7 @@ def read_case(number, entry):
     check(what, case.source == LINUX or case.source.split()[0].endswith(".elf"), f"source {case.source!r}")
     check(what, set(case.policies) <= set(POLICIES), f"policies {case.policies}")
     check(what, case.source != LINUX or case.exact_names() == list(case.names), "linux has no patterns")
-    check(what, set(case.needs) <= {"disk", "net", "input", "unaudited"}, f"needs {case.needs}")
+    check(what, set(case.needs) <= {"disk", "disks", "net", "input", "unaudited", "ended"}, f"needs {case.needs}")
     check(what, case.rounds >= 0 and (case.source != LINUX or not case.rounds), f"rounds {case.rounds}")
     check(what, case.roots in ("", *ROOTS), f"roots {case.roots!r}")
     check(what, isinstance(case.words, str) or set(case.words) <= {OFF, *POLICIES}, f"words {case.words}")

@@ -29,6 +29,8 @@ constexpr Group groups[] = {
     {"rewriting", attack_rewriting},
     {"transfer", attack_transfer},
     {"flood", attack_flood},
+    {"walks", attack_walks},
+    {"busy", attack_busy},
 };
 
 } // namespace

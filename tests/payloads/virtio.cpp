@@ -67,10 +67,10 @@ bool VirtioFunction::negotiate(uint32_t low_features) const {
     return (status() & features_ok) != 0;
 }
 
-void VirtioFunction::set_queue(unsigned queue, uint64_t descriptors, uint64_t available,
-                               uint64_t used) const {
+void VirtioFunction::set_queue(unsigned queue, uint64_t descriptors, uint64_t available, uint64_t used,
+                               uint16_t entries) const {
     store<uint16_t>(common + queue_select, static_cast<uint16_t>(queue));
-    store<uint16_t>(common + queue_size, ring_size);
+    store<uint16_t>(common + queue_size, entries);
     store<uint64_t>(common + queue_desc, descriptors);
     store<uint64_t>(common + queue_driver, available);
     store<uint64_t>(common + queue_device, used);

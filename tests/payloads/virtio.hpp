@@ -61,7 +61,8 @@ struct VirtioFunction {
     bool start(unsigned queue, Rings& rings, uint32_t low_features) const;
     // The same in steps, for rings in places of their own and several queues.
     bool negotiate(uint32_t low_features) const;
-    void set_queue(unsigned queue, uint64_t descriptors, uint64_t available, uint64_t used) const;
+    void set_queue(unsigned queue, uint64_t descriptors, uint64_t available, uint64_t used,
+                   uint16_t entries = ring_size) const;
     void go() const;
     void ring_doorbell(unsigned queue) const;
     uint8_t status() const { return load<uint8_t>(common + device_status); }
