@@ -12,6 +12,9 @@
   roots  what guarding page-table roots costs in each mode that the lane has:
          exits of a context switch, calls of a process's life, a workload,
          audits and verifications
+  end    a guest that keeps four disks as busy as it can and makes the monitor
+         walk its tables: how late audits come, and how long it takes from the
+         first of two SIGTERM until the process has ended
 """
 
 import argparse
@@ -34,6 +37,8 @@ PEERS = {"casemate-vmlinux": "casemate, vmlinux", "casemate-bzimage": "casemate,
 LOCK_PEERS = {"unlocked": "casemate.locks=off", "locked": "casemate.locks=read_only", "not-offered": "--locks off"}
 PROTECT_PEERS = {"unlocked": "casemate.locks=off", "attributes": "attributes", "mapping": "mapping", "slots": "slots"}
 ROOT_PEERS = {"off": "casemate.roots=off", "check": "casemate.roots=check", "arena": "casemate.roots=arena"}
+END_PEERS = {"reads": "disks read", "writes": "disks read, written and flushed"}
+END_MEMORY = 256 # for the tables to walk
 LANES = ["native", "amd-npt", "amd-shadow", "intel-ept", "intel-noad"]
 KVM_EXIT_HYPERCALL = 3
 QEMU_ROMS = ["/usr/share/seabios/bios-256k.bin", "/usr/share/qemu/linuxboot_dma.bin", "/usr/share/qemu/kvmvapic.bin"]
@@ -52,7 +57,8 @@ REASONS = {
 }
 
 EPILOG = """\
-The host has one CPU: counting exits with two can crash an emulated host.
+The host has one CPU, but for `end`: counting exits with two can crash an
+emulated host.
 Compare numbers of one run only.
 
 example:
@@ -85,8 +91,11 @@ def start_here(o, files):
             yield f"{peer} start_here_us {used.strip()}"
 
 
-def measure(o):
-    """{peer: {what: [values]}}"""
+def files_of(o):
+    """{where: file}, for the host"""
+    if o.what == "end":
+        return {"casemate": built(o.build, "vmm/casemate"), "bench-host": TOOLS / "bench-host",
+                "attack_locks.elf": built(o.build, "tests/payloads/attack_locks.elf")}
     programs = {"casemate": built(o.build, "vmm/casemate"), "before-kvm-run": built(o.build, "tests/system/before-kvm-run")}
     kernel = Path(output(TOOLS / "guest-kernel"))
     load = ["--add", f"{built(o.build, 'tests/system/guest-load')}:/bin/guest-load"] if o.what in ("protect", "roots") else []
@@ -96,8 +105,14 @@ def measure(o):
     if "qemu-bzimage" in o.peers:
         files |= {"qemu-system-x86_64": output("which", "qemu-system-x86_64"),
                   **{f"roms/{Path(rom).name}": rom for rom in QEMU_ROMS}}
+    return files
+
+
+def measure(o):
+    """{peer: {what: [values]}}"""
+    files = files_of(o)
     command = [TOOLS / "kvm-host", "--lane", o.lane, "--quiet", "--timeout", "3000"]
-    if o.lane != "native":
+    if o.lane != "native" and o.what != "end":
         command += ["--cpus", "1"]
     if o.what == "protect":
         files["lock_rate.elf"] = built(o.build, "tests/payloads/lock_rate.elf")
@@ -418,13 +433,32 @@ def bench_roots(o):
         roots_table(o, peers, alone)
 
 
+# --- the end -----------------------------------------------------------------
+
+
+def bench_end(o):
+    o.peers, o.memory = list(END_PEERS), max(o.memory, END_MEMORY)
+    results = {peer: {what: max(numbers) for what, numbers in values.items()} for peer, values in measure(o).items()}
+    if o.json:
+        print(json.dumps({"lane": o.lane, "runs": o.runs, "memory_mib": o.memory, "peers": results}, indent=2))
+        return
+    print(f"| {o.lane}, 4 disks, the worst of {o.runs} | bar | " + " | ".join(END_PEERS[p] for p in results) +
+          " |\n|---|---|" + "---|" * len(results))
+    for title, what, bar in [("from the first of two SIGTERM to the end of the process", "end_s", "2 s"),
+                             ("of it from the decision until no thread works for the guest", "threads_s", ""),
+                             ("latest audit after its time", "audit_latest_s", "0.2 s")]:
+        print(f"| {title} | {bar} | " + " | ".join(f"{r[what]:.2f} s" for r in results.values()) + " |")
+    print(f"\nLoad of this machine: {os.getloadavg()[0]:.1f}. Again: tools/bench end --lane {o.lane} --runs {o.runs}")
+
+
 def positive(text):
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of 1 or more")
     return int(text)
 
 
-BENCHES = {"boot": bench_boot, "locks": bench_locks, "protect": bench_protect, "roots": bench_roots}
+BENCHES = {"boot": bench_boot, "locks": bench_locks, "protect": bench_protect, "roots": bench_roots,
+           "end": bench_end}
 
 
 def main():
