@@ -28,6 +28,7 @@ constexpr Group groups[] = {
     {"second_cpu", attack_second_cpu},
     {"rewriting", attack_rewriting},
     {"transfer", attack_transfer},
+    {"consumers", attack_consumers},
     {"flood", attack_flood},
     {"walks", attack_walks},
     {"busy", attack_busy},

@@ -41,6 +41,15 @@ constexpr uint64_t efer_lme = 1 << 8;
 constexpr uint64_t efer_lma = 1 << 10;
 constexpr uint64_t efer_always = 1 | efer_lme | 1 << 11; // SCE and NXE too
 
+// Nothing moves it, INIT neither. SDM Vol. 3A, 11.4.7.3.
+std::optional<AuditDifference> apic_difference(const AuditedState& expected, const AuditedState& found) {
+    const uint64_t was = layout::local_apic.start.value | (expected.system.apic_base & apic_base_boot_cpu);
+    const uint64_t is = found.system.apic_base & ~(apic_base_enable | apic_base_x2apic);
+    if (was == is)
+        return std::nullopt;
+    return AuditDifference{.name = "APIC_BASE", .expected = was, .found = is, .state = {}};
+}
+
 std::optional<AuditDifference> first_difference(const AuditedState& expected, const AuditedState& found) {
     const auto difference = [](const char* name, uint64_t was, uint64_t is) {
         return AuditDifference{.name = name, .expected = was, .found = is, .state = {}};
@@ -66,6 +75,8 @@ std::optional<AuditDifference> first_difference(const AuditedState& expected, co
 const char* msr_name(uint32_t index) {
     if (index == efer_msr.index)
         return efer_msr.name;
+    if (index == apic_base_msr)
+        return "APIC_BASE";
     const auto* const found = std::ranges::find(entry_msrs, index, &EntryMsr::index);
     return found == entry_msrs.end() ? nullptr : found->name;
 }
@@ -124,6 +135,10 @@ std::optional<AuditDifference> Auditor::audit(uint32_t cpu, const AuditedState& 
         return std::nullopt;
     if (pins.pinned == Pinned::waiting)
         return AuditDifference{.vcpu = cpu, .name = "start", .expected = 0, .found = 1, .state = {}};
+    if (auto moved = apic_difference(pins.state, found)) {
+        moved->vcpu = cpu;
+        return moved;
+    }
     auto difference = first_difference(pins.state, found);
     if (!difference) {
         pins.restarted.reset();

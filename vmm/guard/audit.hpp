@@ -2,6 +2,7 @@
 // Audit: what a sealed guest's vCPUs must keep in their registers, pinned at SEAL and compared ever after.
 #pragma once
 
+#include "guard/apic_base.hpp"
 #include "guard/instruction.hpp"
 #include "kvm/uapi.hpp"
 
@@ -28,13 +29,18 @@ inline constexpr std::array entry_msrs{
     EntryMsr{0x176, "SYSENTER_EIP"},
 };
 inline constexpr EntryMsr efer_msr{0xc0000080, "EFER"};
-// What the guest may write after SEAL only as it is pinned: Linux writes them when it brings a CPU up, for
-// the first time or again, and at no other time.
-constexpr std::array<uint32_t, entry_msrs.size() + 1> refused_msrs() {
-    std::array<uint32_t, entry_msrs.size() + 1> indices{};
-    for (size_t i = 0; i < entry_msrs.size(); ++i)
-        indices.at(i) = entry_msrs.at(i).index;
-    indices.back() = efer_msr.index;
+// What the guest may not move from the machine's creation on.
+inline constexpr std::array msrs_refused_at_once{apic_base_msr};
+// And from SEAL on also what it may then write only as it is pinned: Linux writes them when it brings a CPU
+// up, for the first time or again, and at no other time.
+constexpr auto refused_msrs() {
+    std::array<uint32_t, entry_msrs.size() + 1 + msrs_refused_at_once.size()> indices{};
+    size_t count = 0;
+    for (const EntryMsr& msr : entry_msrs)
+        indices.at(count++) = msr.index;
+    indices.at(count++) = efer_msr.index;
+    for (const uint32_t index : msrs_refused_at_once)
+        indices.at(count++) = index;
     return indices;
 }
 // "LSTAR"; null for an MSR that is none of these.

@@ -294,12 +294,18 @@ GuardEnd Guard::report_difference(const GuestCpu& cpu, AuditDifference differenc
 
 Guard::MsrWrite Guard::msr_write(const GuestCpu& cpu, uint32_t index, uint64_t value) {
     const auto state = cpu.state();
-    if (state && m_auditor.grants(cpu.index(), index, value, state->system.efer, cpu.run_time())) {
+    const bool granted =
+        state && (index == apic_base_msr
+                      ? may_write_apic_base(state->system.apic_base, value)
+                      : m_auditor.grants(cpu.index(), index, value, state->system.efer, cpu.run_time()));
+    if (granted) {
         if (const auto done = cpu.write_msr(index, value); !done)
             return {
                 .end = GuardEnd{.reason = GuardEnd::Reason::host_failure, .summary = done.error().message()}};
         return {.refused = false};
     }
+    if (index == apic_base_msr && !has_locks())
+        return {};
     Violation violation{
         .source = ViolationSource::msr_write, .value = value, .msr = index, .vcpu = cpu.index()};
     if (state)

@@ -119,7 +119,8 @@ public:
         std::optional<GuardEnd> end;
     };
     // KVM_EXIT_X86_WRMSR of one of refused_msrs(): made when it writes what is pinned, as a CPU that starts
-    // again does; else refused and recorded.
+    // again does, or the mode of an APIC that stays where it is; else refused, and recorded once there are
+    // locks.
     MsrWrite msr_write(const GuestCpu& cpu, uint32_t index, uint64_t value);
 
     // Looks at the registers of the vCPU whose thread calls: pins them when SEAL wants that, compares them

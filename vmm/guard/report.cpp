@@ -147,8 +147,8 @@ std::string heading(const Violation& violation) {
     case ViolationSource::host_write:
         return fmt::format("A write by the monitor for the guest to {} was refused.", lock);
     case ViolationSource::msr_write:
-        return fmt::format("A write to {}, which is pinned since SEAL, was refused.",
-                           register_name(violation));
+        return fmt::format("A write to {}, which {}, was refused.", register_name(violation),
+                           violation.msr == apic_base_msr ? "may not move" : "is pinned since SEAL");
     case ViolationSource::changed_table:
         return fmt::format("A page table under verification, {}, was changed.",
                            violation.lock ? words(violation.lock->policy) : "not locked");

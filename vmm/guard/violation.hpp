@@ -19,7 +19,7 @@ enum class ViolationSource {
     host_write,     // the monitor acting for the guest: a device's transfer, a ring
     changed_table,  // a table under verification was found changed; who did it is not known
     root,           // a vCPU's page-table root, or the one it is about to load, is not the kernel's
-    msr_write,      // a vCPU's WRMSR to one of refused_msrs(), after SEAL
+    msr_write,      // a vCPU's WRMSR to one of refused_msrs()
     unattributable, // a protection fault on a vCPU that no operand explains
 };
 // "store", "emulated_store", "host_write", "changed_table", "root", "msr_write", "unattributable".

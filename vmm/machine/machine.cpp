@@ -103,11 +103,22 @@ Result<std::unique_ptr<Machine>> Machine::create(const Config& config, const Log
 Result<void> Machine::set_up_vm() {
     TRY(m_vm.set_reserved_pages(layout::task_state_pages.start, layout::identity_map_page.start));
     TRY(m_vm.create_interrupt_controllers());
+    TRY(filter_msrs());
     m_interrupts = TRY(Interrupts::create(m_vm, m_log));
     uint32_t slot = 0;
     for (const GuestMemory::Region& region : m_memory.regions())
         TRY(m_vm.set_memory_slot(slot++, region.start, region.memory.size(), region.memory.data()));
     return {};
+}
+
+// Whether or not the guest ever locks anything: what must not move never has to.
+Result<void> Machine::filter_msrs() {
+    m_msr_filter_offered = m_vm.check_extension(KVM_CAP_X86_MSR_FILTER) != 0 &&
+                           m_vm.check_extension(KVM_CAP_X86_USER_SPACE_MSR) != 0;
+    if (!m_msr_filter_offered)
+        return {};
+    TRY(m_vm.enable_capability(KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER));
+    return m_vm.intercept_msr_writes(msrs_refused_at_once);
 }
 
 // Throwaway VMs tell.
@@ -155,10 +166,6 @@ Result<Machine::ProtectionChoice> Machine::offer_locks(const System& system) {
     // Else KVM overwrites the other vendor's hypercall instruction, in text that may be locked.
     if ((m_vm.check_extension(KVM_CAP_DISABLE_QUIRKS2) & KVM_X86_QUIRK_FIX_HYPERCALL_INSN) != 0)
         TRY(m_vm.enable_capability(KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_FIX_HYPERCALL_INSN));
-    m_msr_filter_offered = m_vm.check_extension(KVM_CAP_X86_MSR_FILTER) != 0 &&
-                           m_vm.check_extension(KVM_CAP_X86_USER_SPACE_MSR) != 0;
-    if (m_msr_filter_offered)
-        TRY(m_vm.enable_capability(KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER));
     m_locks_offered = true;
     return choice;
 }

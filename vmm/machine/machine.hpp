@@ -86,6 +86,7 @@ private:
     Result<ProtectionChoice> offer_locks(const System& system);
     Result<void> create_guard(const ProtectionChoice& choice);
     void check_lock_deadline();
+    Result<void> filter_msrs();
     Result<void> intercept_msr_writes();
     void audit(Watch::Clock::time_point due);
     void check_progress();

@@ -27,8 +27,16 @@ AuditedState booted() {
     state.system.idt.base = 0xfffffe0000000000;
     state.system.idt.limit = 0xfff;
     state.system.cs.l = 1;
+    state.system.apic_base = 0xfee00c00;
     state.msrs = {0xffffffff82000080, 0x23001000000000,  0x257fd5, 0xffffffff82001b40, 0x10,
                   0xfffffe0000003000, 0xffffffff82001a70};
+    return state;
+}
+
+// After INIT and the start-up IPI.
+AuditedState reset() {
+    AuditedState state;
+    state.system.apic_base = booted().system.apic_base;
     return state;
 }
 
@@ -110,6 +118,15 @@ struct Fixture {
             guard.hypercall(cpu, {.pages = 1, .attributes = casemate_attributes(CASEMATE_CALL_SEAL, 0, 0)})
                 .result);
     }
+    void lock() {
+        REQUIRE(
+            guard
+                .hypercall(all[0], {.address = 0x10000,
+                                    .pages = 1,
+                                    .attributes = casemate_attributes(
+                                        CASEMATE_CALL_LOCK, CASEMATE_POLICY_READ_ONLY, CASEMATE_KIND_DATA)})
+                .result == 0);
+    }
     // SEAL by CPU 0; the others look when they are asked to.
     void seal_all() {
         ask = [this](uint32_t caller) {
@@ -175,6 +192,8 @@ TEST_CASE("every pinned register's change is found, on the vCPU that made it") {
         Change{"EFER.NXE", [](AuditedState& s) { s.system.efer &= ~bit(11); }},
         Change{"IDTR.base", [](AuditedState& s) { s.system.idt.base += 16; }},
         Change{"IDTR.limit", [](AuditedState& s) { --s.system.idt.limit; }},
+        Change{"APIC_BASE", [](AuditedState& s) { s.system.apic_base += 0x1000; }},
+        Change{"APIC_BASE", [](AuditedState& s) { s.system.apic_base |= bit(8); }},
         Change{"LSTAR", [](AuditedState& s) { s.msrs[0] ^= 1; }},
         Change{"STAR", [](AuditedState& s) { s.msrs[1] ^= bit(63); }},
         Change{"SFMASK", [](AuditedState& s) { s.msrs[2] = 0; }},
@@ -209,7 +228,7 @@ TEST_CASE("what Linux changes after its boot is no difference") {
     Fixture f;
     f.all[0].audited.system.cr4 &= ~bit(20); // SMEP may come later
     f.seal_all();
-    const std::array<void (*)(AuditedState&), 9> changes{
+    const std::array<void (*)(AuditedState&), 10> changes{
         [](AuditedState& s) { s.system.cr4 ^= bit(2) | bit(7) | bit(8) | bit(18); }, // TSD, PGE, PCE, OSXSAVE
         [](AuditedState& s) { s.system.cr4 ^= bit(17) | bit(6) | bit(13); },         // PCIDE, MCE, VMXE
         [](AuditedState& s) { s.system.cr4 |= bit(20); },                            // SMEP
@@ -217,6 +236,7 @@ TEST_CASE("what Linux changes after its boot is no difference") {
         [](AuditedState& s) { s.system.cr0 ^= bit(29) | bit(30) | bit(18); },        // NW, CD, AM
         [](AuditedState& s) { s.system.efer ^= bit(14) | bit(12); },                 // FFXSR, SVME
         [](AuditedState& s) { s.system.cr3 ^= 0x1234000; },
+        [](AuditedState& s) { s.system.apic_base ^= bit(10); }, // x2APIC
         [](AuditedState& s) { s.system.cr2 = s.system.cr8 = 7; },
         [](AuditedState& s) { s.system.gdt.base = s.system.gs.base = s.system.tr.base = 0x1000; },
     };
@@ -233,7 +253,7 @@ TEST_CASE("a vCPU that waits for its start is nothing to look at, and must not s
     f.seal_all();
     CHECK(!f.guard.look(f.all[2]));
     // INIT resets what was pinned; Linux parks CPUs so before a reboot.
-    f.all[1].audited = {};
+    f.all[1].audited = reset();
     f.all[1].waits = true;
     CHECK(!f.guard.look(f.all[1]));
     f.all[1].waits = false;
@@ -375,8 +395,7 @@ TEST_CASE("a CPU that starts again may write what is pinned, and has a while to 
     CHECK(f.guard.counts().restarts == 0);
 
     // INIT and start-up IPI, then the ways of Linux's trampoline.
-    cpu.audited.system = {};
-    cpu.audited.system.cs.l = 0;
+    cpu.audited = reset();
     cpu.ran = std::chrono::seconds(100);
     CHECK(!f.guard.look(cpu));
     CHECK(f.guard.counts().restarts == 1);
@@ -396,7 +415,7 @@ TEST_CASE("a CPU that starts again may write what is pinned, and has a while to 
     SUBCASE("it takes too long, and starting once more gives it no more") {
         cpu.ran += Auditor::start_time;
         CHECK(!f.guard.look(cpu));
-        cpu.audited.system = {};
+        cpu.audited = reset();
         CHECK(!f.guard.look(cpu));
         cpu.ran += std::chrono::nanoseconds(1);
         const auto end = f.guard.look(cpu);
@@ -413,6 +432,50 @@ TEST_CASE("a CPU that starts again may write what is pinned, and has a while to 
     }
 }
 
+TEST_CASE("the local APIC stays where it is, and may change its mode") {
+    constexpr uint64_t disabled = 0xfee00000;
+    constexpr uint64_t enabled = disabled | apic_base_enable;
+    constexpr uint64_t x2apic = enabled | apic_base_x2apic;
+    for (const uint64_t boot_cpu : {uint64_t{0}, apic_base_boot_cpu}) {
+        const auto may = [boot_cpu](uint64_t now, uint64_t wanted) {
+            return may_write_apic_base(now ^ boot_cpu, wanted ^ boot_cpu);
+        };
+        for (const uint64_t mode : {disabled, enabled, x2apic}) {
+            CHECK(may(mode, mode));
+            CHECK(may(mode, disabled));
+            CHECK(!may(mode, disabled | apic_base_x2apic));
+            for (const uint64_t change :
+                 {uint64_t{0x1000}, uint64_t{0xfee00000}, uint64_t{1} << 36U, uint64_t{1} << 63U, uint64_t{1},
+                  uint64_t{0x200}, apic_base_boot_cpu})
+                CHECK(!may(mode, mode ^ change));
+        }
+        CHECK(may(enabled, x2apic));
+        CHECK(may(disabled, enabled));
+        CHECK(!may(disabled, x2apic));
+        CHECK(!may(x2apic, enabled));
+    }
+    // Once moved it may not stay there either.
+    CHECK(!may_write_apic_base(0x1000 | apic_base_enable, 0x1000 | apic_base_enable));
+}
+
+TEST_CASE("a write that moves the local APIC is refused with or without locks, and recorded with them") {
+    Fixture f;
+    FakeCpu& cpu = f.all[0];
+    cpu.audited.system.apic_base = 0xfee00900;
+    CHECK(!f.guard.msr_write(cpu, apic_base_msr, 0xfee00d00).refused);
+    CHECK(cpu.written.size() == 1);
+    const auto before = f.guard.msr_write(cpu, apic_base_msr, 0x1000900);
+    CHECK(before.refused);
+    CHECK(!before.end);
+    CHECK(f.guard.counts().violations == 0);
+    f.lock();
+    CHECK(!f.guard.msr_write(cpu, apic_base_msr, 0xfee00d00).refused);
+    CHECK(f.guard.counts().violations == 0);
+    CHECK(f.guard.msr_write(cpu, apic_base_msr, 0x1000900).refused);
+    CHECK(f.guard.counts().violations == 1);
+    CHECK(cpu.written.size() == 2);
+}
+
 TEST_CASE("a refused MSR write is a violation, of no lock") {
     Fixture f(3);
     CHECK(!f.guard.msr_write(f.all[0], 0xc0000082, 0x1234).end);
@@ -425,12 +488,14 @@ TEST_CASE("a refused MSR write is a violation, of no lock") {
     CHECK(end->report.find("SYSENTER_EIP, MSR 0x176") != std::string::npos);
 }
 
-TEST_CASE("the guest may write none of the audited MSRs, nor EFER") {
+TEST_CASE("the guest may write none of the audited MSRs, nor EFER, nor move its APIC") {
     const auto refused = refused_msrs();
-    CHECK(refused.size() == 8);
+    CHECK(refused.size() == 9);
     for (const uint32_t index : refused)
         CHECK(msr_name(index) != nullptr);
     CHECK(std::ranges::count(refused, 0xc0000080U) == 1);
+    CHECK(std::ranges::count(refused, apic_base_msr) == 1);
+    CHECK(std::ranges::equal(msrs_refused_at_once, std::array{apic_base_msr}));
     CHECK(msr_name(0xc0000101) == nullptr);
 }
 

@@ -22,6 +22,7 @@ class FakeCpu final : public GuestCpu {
 public:
     FakeCpu() {
         m_state.system.cr0 = 1;
+        m_state.system.apic_base = 0xfee00900;
         m_state.system.cs.db = 1;
         m_state.system.ss.db = 1;
         m_state.registers.rip = code.value;
