@@ -29,7 +29,7 @@ public:
 
     virtual uint32_t count() const = 0;
     // Where vector `vector` (below count()) delivers from now on: PCI 3.0, 6.8.3 message address and data, as
-    // the guest wrote them. The implementation refuses nothing: a senseless message goes nowhere.
+    // the guest wrote them. A message that is no interrupt goes nowhere.
     virtual void route(uint32_t vector, uint64_t message_address, uint32_t message_data) = 0;
     // Delivers one message.
     virtual void raise(uint32_t vector) = 0;

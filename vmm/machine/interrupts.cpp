@@ -4,6 +4,8 @@
 #include "memory/layout.hpp"
 
 #include <algorithm>
+#include <fmt/core.h>
+#include <utility>
 
 namespace casemate {
 namespace {
@@ -33,9 +35,7 @@ public:
     KvmMessageInterrupts& operator=(const KvmMessageInterrupts&) = delete;
     ~KvmMessageInterrupts() override {
         for (uint32_t i = 0; i < m_events.size(); ++i)
-            if (m_routes[i].attached)
-                m_interrupts->report_failure(
-                    m_interrupts->vm().detach_interrupt(m_first_gsi + i, m_events[i].get()));
+            detach(i);
     }
 
     uint32_t count() const override { return static_cast<uint32_t>(m_events.size()); }
@@ -43,6 +43,12 @@ public:
     void route(uint32_t vector, uint64_t address, uint32_t data) override {
         const std::lock_guard lock(m_mutex);
         Route& route = m_routes[vector];
+        if (!is_interrupt_message(address, data)) {
+            detach(vector);
+            return m_interrupts->report_failure(fail(
+                Error(fmt::format("a device's message to {:#x} with {:#x} is no interrupt", address, data))
+                    .hint("it goes nowhere")));
+        }
         if (route.attached && route.address == address && route.data == data)
             return;
         auto done = m_interrupts->set_message_route(m_first_gsi + vector, address, data);
@@ -61,6 +67,12 @@ private:
         uint64_t address = 0;
         uint32_t data = 0;
     };
+
+    void detach(uint32_t vector) {
+        if (std::exchange(m_routes[vector], {}).attached)
+            m_interrupts->report_failure(
+                m_interrupts->vm().detach_interrupt(m_first_gsi + vector, m_events[vector].get()));
+    }
 
     Interrupts* m_interrupts;
     uint32_t m_first_gsi;

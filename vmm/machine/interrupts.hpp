@@ -12,6 +12,18 @@
 
 namespace casemate {
 
+// Whether a message of a device interrupts a vCPU and does nothing else: SDM Vol. 3A, 11.11. Others start or
+// stop vCPUs, put them into management mode, or go to memory.
+constexpr bool is_interrupt_message(uint64_t address, uint32_t data) {
+    constexpr uint64_t message_window = 0xfee; // address bits 20 and up
+    constexpr uint32_t fixed = 0;
+    constexpr uint32_t lowest_priority = 1;
+    constexpr uint32_t nmi = 4;
+    const uint32_t delivery_mode = (data >> 8U) & 7U;
+    return address >> 20U == message_window &&
+           (delivery_mode == fixed || delivery_mode == lowest_priority || delivery_mode == nmi);
+}
+
 // Owns the routing table of one VM. Everything made here must die before it.
 class Interrupts {
 public:
