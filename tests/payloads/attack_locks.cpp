@@ -29,6 +29,7 @@ constexpr Group groups[] = {
     {"rewriting", attack_rewriting},
     {"transfer", attack_transfer},
     {"consumers", attack_consumers},
+    {"starts", attack_starts},
     {"flood", attack_flood},
     {"walks", attack_walks},
     {"busy", attack_busy},

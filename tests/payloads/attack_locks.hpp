@@ -25,6 +25,7 @@ void attack_second_cpu();    // 32: another CPU that stores while a lock is take
 void attack_rewriting();     // an instruction that changes while the monitor looks at it
 void attack_transfer();      // 33: a transfer that has begun before the lock
 void attack_consumers();     // 37: devices in KVM moved over a locked page
+void attack_starts();        // 40: SMI, INIT and start-up after SEAL; most end the VM
 void attack_flood();         // as many violations and calls as the CPU can make
 void attack_walks();         // 38: calls that make the monitor walk and change as much as they can
 void attack_busy();          // 39: disks as busy as can be, while audits and the machine's end are due

@@ -50,10 +50,10 @@ Ctrl-A h lists the rest. SIGTERM or SIGINT presses the power button, a second
 one ends the guest.
 
 Exit status: 0 power-off or reboot, 1 host failure, 2 usage, 10 guest panic or
-triple fault, 20 a write to locked memory ended the guest, 21 a page-table root
-that is not the kernel's, 22 a memory fault that nothing explains, 23 a register
-changed that was pinned when the guest sealed, 24 locks were required and not
-taken in time.
+triple fault, 11 the guest did what its CPU or machine cannot do, 20 a write to
+locked memory ended the guest, 21 a page-table root that is not the kernel's, 22
+a memory fault that nothing explains, 23 a register changed that was pinned when
+the guest sealed, 24 locks were required and not taken in time.
 )";
 
 template <typename T>

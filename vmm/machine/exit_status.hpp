@@ -12,6 +12,7 @@ enum class EndReason {
     reboot,              // reset register, keyboard controller
     host_request,        // the user did not wait for the guest
     host_failure,        // KVM or the host refused something
+    guest_fault,         // the guest did what its CPU or machine cannot do
     guest_panic,         // reported through pvpanic
     triple_fault,        // the guest's last exception could not be delivered
     unattributable,      // a protection fault that nothing explains
@@ -44,6 +45,7 @@ constexpr std::array exit_statuses{
     ExitStatus{EndReason::host_failure, 1, "host_failure", "the host or the monitor failed"},
     ExitStatus{EndReason::guest_panic, 10, "guest_panic", "the guest kernel panicked"},
     ExitStatus{EndReason::triple_fault, 10, "triple_fault", "the guest triple-faulted"},
+    ExitStatus{EndReason::guest_fault, 11, "guest_fault", "the guest did what its CPU or machine cannot do"},
     ExitStatus{EndReason::die_on_write, 20, "die_on_write", "a write to memory locked die-on-write"},
     ExitStatus{EndReason::too_many_violations, 20, "too_many_violations",
                "as many writes to locked memory as allowed"},

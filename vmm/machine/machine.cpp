@@ -104,6 +104,7 @@ Result<void> Machine::set_up_vm() {
     TRY(m_vm.set_reserved_pages(layout::task_state_pages.start, layout::identity_map_page.start));
     TRY(m_vm.create_interrupt_controllers());
     TRY(filter_msrs());
+    m_management = TRY(ManagementMode::create(m_vm));
     m_interrupts = TRY(Interrupts::create(m_vm, m_log));
     uint32_t slot = 0;
     for (const GuestMemory::Region& region : m_memory.regions())
@@ -306,6 +307,7 @@ Result<void> Machine::create_vcpus(const System& system) {
         Vcpu vcpu = TRY(m_vm.create_vcpu(options.cpu));
         TRY(vcpu.set_cpuid(make_cpuid(supported, options)));
         TRY(vcpu.set_msrs(firmware_msrs));
+        TRY(m_management.set_up(vcpu));
         m_vcpus.push_back(std::move(vcpu));
     }
     return {};

@@ -22,6 +22,7 @@
 #include "machine/config.hpp"
 #include "machine/exit_status.hpp"
 #include "machine/interrupts.hpp"
+#include "machine/management_mode.hpp"
 #include "machine/vcpu_kicks.hpp"
 #include "machine/vcpu_pause.hpp"
 #include "machine/watch.hpp"
@@ -110,6 +111,7 @@ private:
     std::optional<Symbols> m_symbols;
     std::stop_source m_ending; // requested by end(): every wait and walk for the guest looks at it
     GuestMemory m_memory;
+    ManagementMode m_management;
     std::unique_ptr<Protection> m_protection;
     std::unique_ptr<Guard> m_guard; // asked by m_memory, whose users are gone when it goes
     bool m_locks_offered = false;

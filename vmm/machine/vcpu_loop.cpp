@@ -3,6 +3,7 @@
 
 #include "base/units.hpp"
 #include "machine/guard_end.hpp"
+#include "machine/management_mode.hpp"
 
 #include <cerrno>
 #include <fmt/core.h>
@@ -88,13 +89,21 @@ std::optional<DeniedWrite> denied_write(const kvm_run& run) {
 // KVM's emulator runs first in some places, and knows fewer instructions than the guest may aim at a lock.
 std::optional<MachineEnd> handle_internal_error(const kvm_run& run, const VcpuContext& context,
                                                 const Vcpu& vcpu, const GuestCpu& cpu) {
-    const bool not_emulated = run.internal.suberror == KVM_INTERNAL_ERROR_EMULATION;
-    if (not_emulated && context.guard.has_locks())
-        return to_machine_end(context.guard.store_fault(cpu, Guard::Unexplained::fail));
-    return MachineEnd{EndReason::host_failure,
-                      fmt::format("KVM cannot go on with {}: {}", where(vcpu),
-                                  not_emulated ? "it cannot emulate the guest's instruction"
-                                               : fmt::format("internal error {}", run.internal.suberror))};
+    switch (run.internal.suberror) {
+    case KVM_INTERNAL_ERROR_EMULATION:
+        if (context.guard.has_locks())
+            return to_machine_end(context.guard.store_fault(cpu, Guard::Unexplained::fail));
+        return MachineEnd{EndReason::guest_fault,
+                          fmt::format("KVM cannot emulate the guest's instruction on {}", where(vcpu))};
+    case KVM_INTERNAL_ERROR_DELIVERY_EV:
+        return MachineEnd{
+            EndReason::guest_fault,
+            fmt::format("an exception or interrupt cannot be delivered on {}: its IDT or stack is no RAM",
+                        where(vcpu))};
+    default:
+        return MachineEnd{EndReason::host_failure, fmt::format("KVM cannot go on with {}: internal error {}",
+                                                               where(vcpu), run.internal.suberror)};
+    }
 }
 
 } // namespace
@@ -111,6 +120,12 @@ std::optional<MachineEnd> run_vcpu(const Vcpu& vcpu, const VcpuContext& context)
             VcpuKicks::rearm(vcpu);
         if (context.stopping)
             return std::nullopt;
+        if (ManagementMode::has_entered(vcpu))
+            return MachineEnd{
+                EndReason::guest_fault,
+                fmt::format("vCPU {} has got a system management interrupt, which the guest has "
+                            "sent and this machine has no firmware for",
+                            vcpu.index())};
         if (failure == EINTR || failure == EAGAIN) {
             const uint32_t looks = context.kicks.take_looks(vcpu);
             if ((looks & VcpuKicks::Looks::at_registers) != 0)

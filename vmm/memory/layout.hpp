@@ -32,6 +32,8 @@ constexpr Area pci_window{
 constexpr Area ecam{"PCI configuration", {0xe0000000}, 1_MiB, "ECAM of bus 0; MCFG points here"};
 constexpr Area io_apic{"I/O APIC", {0xfec00000}, 4_KiB, "fixed by KVM and PC convention"};
 constexpr Area local_apic{"local APIC", {0xfee00000}, 4_KiB, "fixed by KVM and the reset value of APIC_BASE"};
+constexpr Area management_memory{
+    "management mode", {0xfffa8000}, 32_KiB, "SMBASE is 32 KiB before it; no part of the guest's memory"};
 constexpr Area shadow_drop_page{
     "shadow drop page", {0xfffbb000}, 4_KiB, "a memory slot here comes and goes, see Vm::drop_shadow_pages"};
 constexpr Area identity_map_page{
@@ -50,6 +52,7 @@ constexpr std::array areas{boot_gdt,
                            ecam,
                            io_apic,
                            local_apic,
+                           management_memory,
                            shadow_drop_page,
                            identity_map_page,
                            task_state_pages};
