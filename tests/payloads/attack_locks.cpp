@@ -25,6 +25,7 @@ constexpr Group groups[] = {
     {"roots", attack_roots},
     {"root_calls", attack_root_calls},
     {"registers", attack_registers},
+    {"translation", attack_translation},
     {"second_cpu", attack_second_cpu},
     {"rewriting", attack_rewriting},
     {"transfer", attack_transfer},

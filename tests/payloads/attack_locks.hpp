@@ -21,6 +21,7 @@ void attack_self();          // 31: locks that harm only the guest
 void attack_roots();         // 20: roots in an arena
 void attack_root_calls();    // 17: the calls that write them
 void attack_registers();     // 26, 27: registers changed after SEAL
+void attack_translation();   // 36: tables behind what registers point at
 void attack_second_cpu();    // 32: another CPU that stores while a lock is taken
 void attack_rewriting();     // an instruction that changes while the monitor looks at it
 void attack_transfer();      // 33: a transfer that has begun before the lock

@@ -210,6 +210,12 @@
 
 /*
  * Policies of a lock. Neither lets the store happen. READ_ONLY: the storing instruction raises #GP(0), the
+ *
+ * Pinned, too, is where these lead: guest-physical page and rights (R/W, U/S, NX) of every page of the IDT up
+ * to vector 255, in long mode of what the present gates in locked pages lead to, of LSTAR and CSTAR if
+ * EFER.SCE is set, and of SYSENTER_EIP if SYSENTER_CS is valid; in both roots of a pair. What leads nowhere
+ * has to go on doing so, but in the lower half. If a table under verification leads elsewhere, its own policy
+ * counts; else the VM ends.
  * monitor records it, and the guest goes on. Where the host can tell of the store only after the instruction,
  * it is dropped without an exception. A store that cannot be undone so (an exception frame that cannot be
  * pushed) ends the VM. DIE_ON_WRITE: the VM ends.

@@ -202,6 +202,8 @@ Result<void> Guard::pin(const GuestCpu& cpu) {
         return {};
     const AuditedState state = TRY(cpu.audited_state());
     const bool waits = TRY(cpu.waits_for_start());
+    if (!waits)
+        pin_translations(cpu, state);
     m_auditor.pin(cpu.index(), waits ? std::nullopt : std::optional(state));
     return {};
 }
@@ -265,8 +267,10 @@ std::optional<GuardEnd> Guard::audit(const GuestCpu& cpu) {
         notice = RootNotice::spared;
         mismatch.reset();
     }
-    if (!difference && !mismatch)
-        return std::nullopt;
+    if (!difference && !mismatch) {
+        const bool own_root = notice == RootNotice::none && !m_auditor.is_restarting(cpu.index());
+        return own_root ? audit_translations(cpu, state->system) : std::nullopt;
+    }
     // INIT resets registers, and Linux parks other CPUs with it before a reboot.
     const auto waits = cpu.waits_for_start();
     if (!waits)
@@ -284,13 +288,16 @@ GuardEnd Guard::report_root(const GuestCpu& cpu, const RootMismatch& mismatch) c
     return {GuardEnd::Reason::root_mismatch, summary(violation, symbols), report(violation, symbols)};
 }
 
-GuardEnd Guard::report_difference(const GuestCpu& cpu, AuditDifference difference) const {
+template <typename Difference>
+GuardEnd Guard::report_difference(const GuestCpu& cpu, Difference difference) const {
     if (auto state = cpu.state())
         difference.state = *state;
     const std::lock_guard lock(m_record_mutex);
     m_parts.events.write("audit", event_fields(difference, m_symbols));
     return {GuardEnd::Reason::audit_mismatch, summary(difference, m_symbols), report(difference, m_symbols)};
 }
+template GuardEnd Guard::report_difference(const GuestCpu& cpu, AuditDifference difference) const;
+template GuardEnd Guard::report_difference(const GuestCpu& cpu, TranslationDifference difference) const;
 
 Guard::MsrWrite Guard::msr_write(const GuestCpu& cpu, uint32_t index, uint64_t value) {
     const auto state = cpu.state();

@@ -11,6 +11,7 @@
 #include "guard/guest_cpu.hpp"
 #include "guard/hypercall.hpp"
 #include "guard/lock_table.hpp"
+#include "guard/pinned_translation.hpp"
 #include "guard/protection.hpp"
 #include "guard/root_arena.hpp"
 #include "guard/root_clock.hpp"
@@ -41,7 +42,7 @@ struct GuardEnd {
         root_mismatch, // a vCPU's page-table root is not the kernel's, and the reference's policy says so
         too_many_violations, // Guard::Options::max_violations
         unattributable,      // a protection fault that nothing explains, and that would come again for ever
-        audit_mismatch,      // a vCPU's registers are not as they were at SEAL
+        audit_mismatch,      // a vCPU's registers, or where they lead, are not as they were at SEAL
         host_failure,        // KVM refused what the guard needs
     };
     Reason reason = Reason::host_failure;
@@ -195,7 +196,10 @@ private:
     // How many of the tables that this round is still to compare the caller has to.
     size_t take_tables();
     GuardEnd report_root(const GuestCpu& cpu, const RootMismatch& mismatch) const;
-    GuardEnd report_difference(const GuestCpu& cpu, AuditDifference difference) const;
+    void pin_translations(const GuestCpu& cpu, const AuditedState& state);
+    std::optional<GuardEnd> audit_translations(const GuestCpu& cpu, const kvm_sregs& system);
+    template <typename Difference> // AuditDifference, TranslationDifference
+    GuardEnd report_difference(const GuestCpu& cpu, Difference difference) const;
     // Writes event and message, if not too many came lately or it is the last; returns the symbols to report
     // with.
     LoadedSymbols record(const Violation& violation, bool last) const;
@@ -228,6 +232,7 @@ private:
     // Of one vCPU, used on its thread only.
     struct PerCpu {
         RootNotice notice = RootNotice::none;
+        PinnedTranslations translations;
         std::unique_ptr<Decoder> decoder; // made at the first fault: most guests cause none
         struct Place {
             uint64_t rip = 0;

@@ -55,11 +55,14 @@ void narrow(Translation& translation, uint64_t entry) {
 
 std::optional<Translation> walk_64_bit_entries(const GuestMemory& memory, uint64_t table,
                                                std::span<const Level> levels, bool no_execute_enabled,
-                                               uint64_t linear) {
+                                               uint64_t linear, WalkedEntries* walked) {
     Translation result = start({0});
     for (const Level& level : levels) {
         const uint64_t index = (linear >> level.shift) & ((1ULL << level.index_bits) - 1);
-        const auto entry = memory.fetch<uint64_t>({table + 8 * index});
+        const GuestPhysical at{table + 8 * index};
+        const auto entry = memory.fetch<uint64_t>(at);
+        if (entry && walked != nullptr)
+            walked->entries.at(walked->count++) = {.address = at, .value = *entry};
         if (!entry || (*entry & entry_present) == 0 || (*entry & level.reserved) != 0)
             return std::nullopt;
         if (level.has_permissions) {
@@ -115,7 +118,10 @@ bool is_canonical(uint64_t linear, unsigned width) {
 
 } // namespace
 
-std::optional<Translation> translate(const GuestMemory& memory, const kvm_sregs& state, GuestLinear address) {
+std::optional<Translation> translate(const GuestMemory& memory, const kvm_sregs& state, GuestLinear address,
+                                     WalkedEntries* walked) {
+    if (walked != nullptr)
+        walked->count = 0;
     const uint64_t linear = address.value;
     const bool long_mode = (state.efer & efer_lma) != 0;
     const bool paging = (state.cr0 & cr0_pg) != 0;
@@ -131,10 +137,11 @@ std::optional<Translation> translate(const GuestMemory& memory, const kvm_sregs&
         // The field leaves out the PCID (11:0), LAM_U57, LAM_U48 (61, 62) and the no-flush bit (63).
         return walk_64_bit_entries(memory, state.cr3 & address_field,
                                    std::span(long_levels).subspan(five_levels ? 0 : 1), no_execute_enabled,
-                                   linear);
+                                   linear, walked);
     }
     if ((state.cr4 & cr4_pae) != 0)
-        return walk_64_bit_entries(memory, state.cr3 & bits(31, 5), pae_levels, no_execute_enabled, linear);
+        return walk_64_bit_entries(memory, state.cr3 & bits(31, 5), pae_levels, no_execute_enabled, linear,
+                                   walked);
     return walk_32_bit_entries(memory, state.cr3 & bits(31, 12), (state.cr4 & cr4_pse) != 0, linear);
 }
 

@@ -250,6 +250,21 @@ void add_instruction(std::string& report, const Violation& violation, const Load
             "no exception was raised");
 }
 
+void add_place(EventFields& fields, const std::optional<CpuState>& state, const LoadedSymbols& symbols) {
+    if (!state)
+        return;
+    fields.emplace_back("rip", hex_string(state->registers.rip));
+    if (auto symbol = symbols.at(instruction_address(*state)))
+        fields.emplace_back("rip_symbol", std::move(*symbol));
+    fields.emplace_back("cpl", uint64_t{privilege_level(*state)});
+}
+
+// "IDTR", "IDTR by gate 14"
+std::string pinned_words(const TranslationDifference& difference) {
+    return difference.gate ? fmt::format("{} by gate {}", difference.pinned_by, *difference.gate)
+                           : std::string(difference.pinned_by);
+}
+
 bool was_started(const AuditDifference& difference) {
     return std::string_view(difference.name) == "start";
 }
@@ -385,13 +400,7 @@ EventFields event_fields(const Violation& violation, const LoadedSymbols& symbol
         add("expected", hex_string(*violation.expected));
     if (violation.vcpu)
         add("vcpu", uint64_t{*violation.vcpu});
-    if (violation.state) {
-        const GuestLinear address = instruction_address(*violation.state);
-        add("rip", hex_string(violation.state->registers.rip));
-        if (auto symbol = symbols.at(address))
-            add("rip_symbol", std::move(*symbol));
-        add("cpl", uint64_t{privilege_level(*violation.state)});
-    }
+    add_place(fields, violation.state, symbols);
     if (!violation.instruction.empty())
         add("instruction", violation.instruction);
     if (!violation.code.empty())
@@ -445,13 +454,59 @@ EventFields event_fields(const AuditDifference& difference, const LoadedSymbols&
                        {"register", std::string(difference.name)},
                        {"expected", hex_string(difference.expected)},
                        {"found", hex_string(difference.found)}};
+    add_place(fields, difference.state, symbols);
+    return fields;
+}
+
+std::string summary(const TranslationDifference& difference, const LoadedSymbols& symbols) {
+    std::string line = fmt::format("audit of vCPU {}: {}, pinned by {}, leads elsewhere than at SEAL",
+                                   difference.vcpu, to_string(difference.linear), pinned_words(difference));
+    if (difference.entry)
+        line += fmt::format(": entry {:#x} at {} was {:#x}", difference.found, to_string(*difference.entry),
+                            difference.expected);
     if (difference.state) {
         const GuestLinear address = instruction_address(*difference.state);
-        fields.emplace_back("rip", hex_string(difference.state->registers.rip));
-        if (auto symbol = symbols.at(address))
-            fields.emplace_back("rip_symbol", std::move(*symbol));
-        fields.emplace_back("cpl", uint64_t{privilege_level(*difference.state)});
+        line += "; at " + place(address, symbols.at(address), " (", ")");
     }
+    return line;
+}
+
+std::string report(const TranslationDifference& difference, const LoadedSymbols& symbols) {
+    std::string report = "A linear address that is pinned since SEAL leads elsewhere.";
+    add_line(report, "register", pinned_words(difference));
+    add_line(report, "linear", place(difference.linear, symbols.at(difference.linear), ", ", ""));
+    add_line(report, "root", to_string(difference.root));
+    if (difference.entry) {
+        add_line(report, "entry",
+                 fmt::format("{}, in a table of level {}", to_string(*difference.entry), difference.level));
+        add_line(report, "expected", entry_words(difference.expected));
+        add_line(report, "found", entry_words(difference.found));
+    } else {
+        add_line(report, "found", "a root that is not in RAM");
+    }
+    if (difference.state) {
+        const GuestLinear address = instruction_address(*difference.state);
+        add_line(report, "at", place(address, symbols.at(address), ", ", ""));
+    }
+    add_line(report, "vCPU", std::to_string(difference.vcpu));
+    if (difference.state)
+        add_registers(report, *difference.state);
+    return report;
+}
+
+EventFields event_fields(const TranslationDifference& difference, const LoadedSymbols& symbols) {
+    EventFields fields{{"vcpu", uint64_t{difference.vcpu}}, {"register", std::string(difference.pinned_by)}};
+    if (difference.gate)
+        fields.emplace_back("gate", uint64_t{*difference.gate});
+    fields.emplace_back("linear", hex_string(difference.linear.value));
+    fields.emplace_back("root", hex_string(difference.root.value));
+    if (difference.entry) {
+        fields.emplace_back("entry", hex_string(difference.entry->value));
+        fields.emplace_back("level", uint64_t{difference.level});
+        fields.emplace_back("expected", hex_string(difference.expected));
+        fields.emplace_back("found", hex_string(difference.found));
+    }
+    add_place(fields, difference.state, symbols);
     return fields;
 }
 

@@ -4,6 +4,7 @@
 
 #include "base/event_log.hpp"
 #include "guard/audit.hpp"
+#include "guard/pinned_translation.hpp"
 #include "guard/symbols.hpp"
 #include "guard/violation.hpp"
 
@@ -26,5 +27,10 @@ EventFields event_fields(const Violation& violation, const LoadedSymbols& symbol
 std::string summary(const AuditDifference& difference, const LoadedSymbols& symbols);
 std::string report(const AuditDifference& difference, const LoadedSymbols& symbols);
 EventFields event_fields(const AuditDifference& difference, const LoadedSymbols& symbols);
+
+// The same of a pinned address that leads elsewhere; the event is "audit" too.
+std::string summary(const TranslationDifference& difference, const LoadedSymbols& symbols);
+std::string report(const TranslationDifference& difference, const LoadedSymbols& symbols);
+EventFields event_fields(const TranslationDifference& difference, const LoadedSymbols& symbols);
 
 } // namespace casemate

@@ -246,6 +246,15 @@ std::optional<RootMismatch> Roots::check_page(GuestPhysical root) const {
     return find_mismatch(*reference, root_of_cr3(root.value));
 }
 
+RootPages Roots::pages_of(uint64_t cr3) const {
+    const Reference* const reference = m_current.load(std::memory_order_acquire);
+    const GuestPhysical root = root_of_cr3(cr3);
+    if (reference == nullptr || !reference->pair)
+        return {.pages = {root}, .count = 1};
+    return {.pages = {GuestPhysical{root.value & ~partner_bit}, GuestPhysical{root.value | partner_bit}},
+            .count = 2};
+}
+
 // Where a root is forged, the slot that is tells more than where the root is not.
 std::optional<RootMismatch> Roots::find_mismatch(const Reference& reference, GuestPhysical root) const {
     const GuestRange page = GuestRange::of(root, page_bytes);

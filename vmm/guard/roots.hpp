@@ -8,6 +8,7 @@
 #include "kvm/uapi.hpp"
 #include "memory/guest_memory.hpp"
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -100,6 +101,13 @@ struct RootContents {
     TableEntries user{};
 };
 
+// The root pages that a CPU runs on by turns: one, or a pair's kernel page and user space's.
+struct RootPages {
+    std::array<GuestPhysical, 2> pages;
+    size_t count = 1;
+    std::span<const GuestPhysical> all() const { return std::span(pages).first(count); }
+};
+
 // check() and check_page() from any thread, without waiting; the rest from one thread at a time.
 class Roots {
 public:
@@ -140,6 +148,8 @@ public:
     std::optional<RootMismatch> check(uint64_t cr3, const PagingMode& mode) const;
     // The same of a root that is not loaded yet.
     std::optional<RootMismatch> check_page(GuestPhysical root) const;
+    // Of the root that a CPU runs on, whatever is in it. Any thread.
+    RootPages pages_of(uint64_t cr3) const;
 
 private:
     static constexpr size_t half = table_entries / 2;

@@ -18,7 +18,7 @@ enum class EndReason {
     unattributable,      // a protection fault that nothing explains
     die_on_write,        // a write to memory locked so
     too_many_violations, // Config::max_violations
-    audit_mismatch,      // a register is not as it was at SEAL
+    audit_mismatch,      // a register, or where it leads, is not as it was at SEAL
     root_mismatch,       // a page-table root that is not the guest kernel's
     locks_missing,       // required, and not taken before the deadline
 };
@@ -51,7 +51,8 @@ constexpr std::array exit_statuses{
                "as many writes to locked memory as allowed"},
     ExitStatus{EndReason::root_mismatch, 21, "root_mismatch", "a page-table root that is not the kernel's"},
     ExitStatus{EndReason::unattributable, 22, "unattributable", "a memory fault that nothing explains"},
-    ExitStatus{EndReason::audit_mismatch, 23, "audit_mismatch", "a register changed that was pinned at SEAL"},
+    ExitStatus{EndReason::audit_mismatch, 23, "audit_mismatch",
+               "a register changed that was pinned at SEAL, or where it leads"},
     ExitStatus{EndReason::locks_missing, 24, "locks_missing", "locks were required and not taken in time"},
 };
 
