@@ -2,6 +2,7 @@
 #include "guard/audit.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace casemate {
 namespace {
@@ -39,6 +40,7 @@ constexpr std::array audited_bits{
 // SDM Vol. 3A, 2.2.1
 constexpr uint64_t efer_lme = 1 << 8;
 constexpr uint64_t efer_lma = 1 << 10;
+constexpr uint64_t cr0_paging = 1ULL << 31U;
 constexpr uint64_t efer_always = 1 | efer_lme | 1 << 11; // SCE and NXE too
 
 // Nothing moves it, INIT neither. SDM Vol. 3A, 11.4.7.3.
@@ -119,16 +121,50 @@ bool Auditor::wait_for_pins() {
     });
 }
 
-// INIT clears EFER (SDM Vol. 3A, table 10-1), and SMM begins without long mode (Vol. 3C, 32.4.1).
+// INIT clears EFER (SDM Vol. 3A, table 10-1).
 void Auditor::note_restart(Pins& pins, uint64_t efer, std::chrono::nanoseconds run_time) {
-    if ((pins.state.system.efer & efer_lme) == 0 || (efer & efer_lme) != 0 || pins.restarted)
+    if ((pins.state.system.efer & efer_lme) == 0 || (efer & efer_lme) != 0 || pins.start)
         return;
-    pins.restarted = run_time;
+    pins.start = Start{.charged = run_time, .strayed = {}};
     ++m_restarts;
 }
 
+void Auditor::charge(Pins& pins, std::chrono::nanoseconds run_time) {
+    const Clock::time_point now = m_now();
+    const auto refill = std::chrono::nanoseconds(now - std::exchange(pins.refilled, now)) / refill_divisor;
+    const auto ran = run_time - std::exchange(pins.start->charged, run_time);
+    pins.used = std::max(pins.used - refill, std::chrono::nanoseconds(0)) + ran;
+    m_time_in_restarts += ran;
+}
+
+bool Auditor::may_go_on(Pins& pins, const AuditedState& found, std::chrono::nanoseconds run_time,
+                        const std::function<bool()>& strays) {
+    charge(pins, run_time);
+    if (pins.used > start_time)
+        return false;
+    if ((found.system.cr0 & cr0_paging) == 0)
+        return true;
+    if ((found.system.efer & efer_lma) == 0)
+        return false;
+    if (!strays())
+        return true;
+    if (!pins.start->strayed)
+        pins.start->strayed = run_time;
+    return run_time - *pins.start->strayed <= stray_time;
+}
+
+void Auditor::settle(uint32_t cpu, const AuditedState& found, std::chrono::nanoseconds run_time) {
+    const std::lock_guard lock(m_mutex);
+    Pins& pins = m_pins.at(cpu);
+    if (!pins.start || first_difference(pins.state, found))
+        return;
+    charge(pins, run_time);
+    pins.start.reset();
+}
+
 std::optional<AuditDifference> Auditor::audit(uint32_t cpu, const AuditedState& found,
-                                              std::chrono::nanoseconds run_time) {
+                                              std::chrono::nanoseconds run_time,
+                                              const std::function<bool()>& strays) {
     const std::lock_guard lock(m_mutex);
     Pins& pins = m_pins.at(cpu);
     if (pins.pinned == Pinned::not_yet)
@@ -141,11 +177,13 @@ std::optional<AuditDifference> Auditor::audit(uint32_t cpu, const AuditedState& 
     }
     auto difference = first_difference(pins.state, found);
     if (!difference) {
-        pins.restarted.reset();
+        if (pins.start)
+            charge(pins, run_time);
+        pins.start.reset();
         return std::nullopt;
     }
     note_restart(pins, found.system.efer, run_time);
-    if (pins.restarted && run_time - *pins.restarted <= start_time)
+    if (pins.start && may_go_on(pins, found, run_time, strays))
         return std::nullopt;
     difference->vcpu = cpu;
     return difference;
@@ -153,7 +191,7 @@ std::optional<AuditDifference> Auditor::audit(uint32_t cpu, const AuditedState& 
 
 bool Auditor::is_restarting(uint32_t cpu) const {
     const std::lock_guard lock(m_mutex);
-    return m_pins.at(cpu).restarted.has_value();
+    return m_pins.at(cpu).start.has_value();
 }
 
 bool Auditor::grants(uint32_t cpu, uint32_t msr, uint64_t value, uint64_t efer,
@@ -182,6 +220,11 @@ bool Auditor::grants(uint32_t cpu, uint32_t msr, uint64_t value, uint64_t efer,
 uint64_t Auditor::restarts() const {
     const std::lock_guard lock(m_mutex);
     return m_restarts;
+}
+
+std::chrono::nanoseconds Auditor::time_in_restarts() const {
+    const std::lock_guard lock(m_mutex);
+    return m_time_in_restarts;
 }
 
 } // namespace casemate

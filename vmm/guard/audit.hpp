@@ -10,6 +10,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <stop_token>
@@ -64,9 +65,11 @@ struct AuditDifference {
 // The pins of all vCPUs. Any thread.
 class Auditor {
 public:
-    // Whoever waits, now or later, goes on at once when `ending` is requested.
-    explicit Auditor(uint32_t cpus, std::stop_token ending = {})
+    // Whoever waits, now or later, goes on at once when `ending` is requested. `now`: the monitor's own clock.
+    using Clock = std::chrono::steady_clock;
+    explicit Auditor(uint32_t cpus, std::stop_token ending = {}, Clock::time_point (*now)() = Clock::now)
         : m_ending(std::move(ending))
+        , m_now(now)
         , m_pins(cpus) {}
 
     // Pins may be taken from here on: SEAL has begun, and the guest's writes to MSRs are refused.
@@ -82,34 +85,57 @@ public:
     bool wait_for_pins();
 
     // The first register that differs from its pin, for a vCPU that runs; `run_time` is what its thread has
-    // run. Empty when it has no pins yet, and for a while after INIT, which clears EFER. Entering SMM does so
-    // too; WRMSR cannot, once the guest's writes are refused. Until it conforms again it has no second while.
+    // run. Empty when it has no pins yet, and while it may be starting again: after INIT, which alone clears
+    // EFER.LME once the guest's writes are refused, as long as it has some of its start_time left; and once
+    // it has page tables only in long mode, and but for stray_time where `strays` says no: on the kernel's
+    // root and in its text. `strays` is asked under the auditor's lock.
     std::optional<AuditDifference> audit(uint32_t cpu, const AuditedState& found,
-                                         std::chrono::nanoseconds run_time);
-    // Whether the last audit() found a difference that is a start's.
+                                         std::chrono::nanoseconds run_time,
+                                         const std::function<bool()>& strays);
+    // Whether it is starting again: INIT was noticed, and it has not been as pinned since.
     bool is_restarting(uint32_t cpu) const;
+    // Ends a start that is over. Beside audits, so that what comes behind it does not count.
+    void settle(uint32_t cpu, const AuditedState& found, std::chrono::nanoseconds run_time);
     // Whether the guest may write this value, where `efer` is what the vCPU has there now.
     bool grants(uint32_t cpu, uint32_t msr, uint64_t value, uint64_t efer, std::chrono::nanoseconds run_time);
     // How often vCPUs were reset and started again after SEAL.
     uint64_t restarts() const;
-    // Of the thread's own time, so that a busy host does not matter. Linux 6.12 takes milliseconds.
+    // And how long they have run until they were as pinned, or still run so.
+    std::chrono::nanoseconds time_in_restarts() const;
+    // Times of the thread's own, so that a busy host does not matter. A start of Linux 6.12 takes
+    // milliseconds. What a vCPU has for all its starts together, and of what it has used this part of the
+    // time that goes by comes back.
     static constexpr std::chrono::nanoseconds start_time = std::chrono::seconds(2);
+    static constexpr int refill_divisor = 20;
+    // In each start, on page tables and in code of Linux's trampoline, which does microseconds' work there.
+    static constexpr std::chrono::nanoseconds stray_time = std::chrono::milliseconds(50);
 
 private:
     enum class Pinned { not_yet, waiting, running };
+    struct Start {                                       // in run time
+        std::chrono::nanoseconds charged;                // up to here
+        std::optional<std::chrono::nanoseconds> strayed; // since then, perhaps
+    };
     struct Pins {
         Pinned pinned = Pinned::not_yet;
         AuditedState state;
-        std::optional<std::chrono::nanoseconds> restarted; // run time when it was noticed
+        std::optional<Start> start;       // that is not over
+        std::chrono::nanoseconds used{0}; // of start_time
+        Clock::time_point refilled;
     };
     void note_restart(Pins& pins, uint64_t efer, std::chrono::nanoseconds run_time);
+    bool may_go_on(Pins& pins, const AuditedState& found, std::chrono::nanoseconds run_time,
+                   const std::function<bool()>& strays);
+    void charge(Pins& pins, std::chrono::nanoseconds run_time);
 
     std::stop_token m_ending;
+    Clock::time_point (*m_now)();
     mutable std::mutex m_mutex; // guards what follows
     std::condition_variable_any m_changed;
     bool m_begun = false;
     std::vector<Pins> m_pins;
     uint64_t m_restarts = 0;
+    std::chrono::nanoseconds m_time_in_restarts{0};
 };
 
 } // namespace casemate

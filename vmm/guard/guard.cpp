@@ -256,7 +256,8 @@ std::optional<GuardEnd> Guard::audit(const GuestCpu& cpu) {
     const auto state = cpu.audited_state();
     if (!state)
         return host_failure(state.error());
-    const auto difference = m_auditor.audit(cpu.index(), *state, cpu.run_time());
+    const auto difference = m_auditor.audit(cpu.index(), *state, cpu.run_time(),
+                                            [&] { return !runs_kernel(cpu, state->system); });
     std::optional<RootMismatch> mismatch;
     if (!difference && !m_auditor.is_restarting(cpu.index()))
         mismatch = m_roots.check(state->system.cr3, PagingMode::of(state->system));
@@ -278,6 +279,19 @@ std::optional<GuardEnd> Guard::audit(const GuestCpu& cpu) {
     if (*waits)
         return std::nullopt;
     return difference ? report_difference(cpu, *difference) : report_root(cpu, *mismatch);
+}
+
+bool Guard::runs_kernel(const GuestCpu& cpu, const kvm_sregs& system) const {
+    if (m_roots.check(system.cr3, PagingMode::of(system)))
+        return false;
+    if (!m_text_locked)
+        return true;
+    const auto state = cpu.state();
+    if (!state || state->system.ss.dpl != 0)
+        return false;
+    const uint64_t base = state->system.cs.l != 0 ? 0 : state->system.cs.base;
+    const auto code = lock_behind(*state, {base + state->registers.rip});
+    return code && code->first.kind == LockKind::text;
 }
 
 // Whatever the policy: what such a root maps can no longer be refused.
@@ -309,6 +323,10 @@ Guard::MsrWrite Guard::msr_write(const GuestCpu& cpu, uint32_t index, uint64_t v
         if (const auto done = cpu.write_msr(index, value); !done)
             return {
                 .end = GuardEnd{.reason = GuardEnd::Reason::host_failure, .summary = done.error().message()}};
+        // The last that Linux writes makes a CPU that starts again as it was.
+        if (m_auditor.is_restarting(cpu.index()))
+            if (const auto now = cpu.audited_state())
+                m_auditor.settle(cpu.index(), *now, cpu.run_time());
         return {.refused = false};
     }
     if (index == apic_base_msr && !has_locks())
@@ -580,6 +598,8 @@ Guard::Counts Guard::counts() const {
             .verified_tables = m_golden.pages(),
             .audits = m_audits,
             .restarts = m_auditor.restarts(),
+            .restart_microseconds =
+                static_cast<uint64_t>(m_auditor.time_in_restarts() / std::chrono::microseconds(1)),
             .audit_microseconds = m_audit_nanoseconds / 1000,
             .audit_latest_microseconds = m_latest_look_nanoseconds / 1000,
             .verifications = m_verifications,

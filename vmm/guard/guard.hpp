@@ -146,6 +146,7 @@ public:
         uint64_t verified_tables = 0;           // pages
         uint64_t audits = 0;                    // looks at one vCPU's registers
         uint64_t restarts = 0;                  // of vCPUs after SEAL
+        uint64_t restart_microseconds = 0;      // that they ran until they were as pinned
         uint64_t audit_microseconds = 0;        // that they took, without the way out of the guest and back
         uint64_t audit_latest_microseconds = 0; // the most that one came after its round was due
         uint64_t verifications = 0;             // comparisons of some or all tables under verification
@@ -195,6 +196,8 @@ private:
     void note_look(std::chrono::steady_clock::time_point due);
     // How many of the tables that this round is still to compare the caller has to.
     size_t take_tables();
+    // Whether a vCPU that has page tables is on the kernel's root, and in locked text if any is.
+    bool runs_kernel(const GuestCpu& cpu, const kvm_sregs& system) const;
     GuardEnd report_root(const GuestCpu& cpu, const RootMismatch& mismatch) const;
     void pin_translations(const GuestCpu& cpu, const AuditedState& state);
     std::optional<GuardEnd> audit_translations(const GuestCpu& cpu, const kvm_sregs& system);

@@ -425,6 +425,7 @@ void Machine::report_end(const MachineEnd& end) {
                                      {"unexplained_faults", counts.unexplained_faults},
                                      {"audits", counts.audits},
                                      {"vcpu_restarts", counts.restarts},
+                                     {"vcpu_restart_microseconds", counts.restart_microseconds},
                                      {"audit_microseconds", counts.audit_microseconds},
                                      {"audit_latest_microseconds", counts.audit_latest_microseconds},
                                      {"end_microseconds", end_microseconds()},

@@ -94,6 +94,9 @@ public:
 
 constexpr uint32_t cpus = 3;
 
+// More than comes back of a start's time while a test takes.
+constexpr std::chrono::seconds past_the_test{60};
+
 struct Fixture {
     explicit Fixture(uint64_t max_violations = 0)
         : memory(*GuestMemory::create(16_MiB))
@@ -213,7 +216,7 @@ TEST_CASE("every pinned register's change is found, on the vCPU that made it") {
         CHECK(!f.guard.look(f.all[1]));
         if (f.all[2].audited.system.efer == (booted().system.efer & ~bit(8))) { // as INIT does
             CHECK(!f.guard.look(f.all[2]));
-            f.all[2].ran += Auditor::start_time + std::chrono::nanoseconds(1);
+            f.all[2].ran += Auditor::start_time + past_the_test;
         }
         const auto end = f.guard.look(f.all[2]);
         REQUIRE(end);
@@ -393,6 +396,7 @@ TEST_CASE("a CPU that starts again may write what is pinned, and has a while to 
     CHECK(!may_write(0xc0000101, 0));
     CHECK(cpu.written.size() == 3);
     CHECK(f.guard.counts().restarts == 0);
+    CHECK(f.guard.counts().restart_microseconds == 0);
 
     // INIT and start-up IPI, then the ways of Linux's trampoline.
     cpu.audited = reset();
@@ -405,6 +409,14 @@ TEST_CASE("a CPU that starts again may write what is pinned, and has a while to 
     cpu.audited.system.efer = 0xd01;
     cpu.audited.system.cr0 = 0x80000001;
     CHECK(!f.guard.look(cpu));
+    SUBCASE("its last WRMSR makes it conform") {
+        cpu.audited = booted();
+        cpu.ran += std::chrono::microseconds(7);
+        CHECK(may_write(0xc0000084, booted().msrs[2]));
+        cpu.ran += std::chrono::hours(1);
+        CHECK(!f.guard.look(cpu));
+        CHECK(f.guard.counts().restart_microseconds == 7);
+    }
     SUBCASE("it conforms") {
         cpu.audited = booted();
         CHECK(!f.guard.look(cpu));
@@ -417,7 +429,7 @@ TEST_CASE("a CPU that starts again may write what is pinned, and has a while to 
         CHECK(!f.guard.look(cpu));
         cpu.audited = reset();
         CHECK(!f.guard.look(cpu));
-        cpu.ran += std::chrono::nanoseconds(1);
+        cpu.ran += past_the_test; // what came back meanwhile
         const auto end = f.guard.look(cpu);
         REQUIRE(end);
         CHECK(end->summary.find("CR0.PE was 0x1 at SEAL and is 0x0") != std::string::npos);
@@ -429,6 +441,123 @@ TEST_CASE("a CPU that starts again may write what is pinned, and has a while to 
         late.seal_all();
         CHECK(late.guard.msr_write(late.all[1], 0xc0000080, 0).refused);
         CHECK(late.guard.msr_write(late.all[1], 0xc0000080, 0xd01).refused);
+    }
+}
+
+namespace {
+
+Auditor::Clock::time_point fake_now;
+
+// One CPU that was pinned, and starts again and again.
+struct Starts {
+    Auditor auditor{1, {}, [] { return fake_now; }};
+    AuditedState found = booted();
+    std::chrono::nanoseconds ran{0};
+    bool strays = false;
+
+    Starts() {
+        auditor.begin();
+        auditor.pin(0, booted());
+    }
+    bool passes() {
+        return !auditor.audit(0, found, ran, [this] { return strays; });
+    }
+    // Runs for this long between INIT and the state that is pinned.
+    bool start(std::chrono::nanoseconds time) {
+        found = reset();
+        const bool began = passes();
+        ran += time;
+        const bool ended = passes();
+        found = booted();
+        return began && ended && passes();
+    }
+    // In long mode, with its protections still to be switched on.
+    void enter_long_mode() {
+        found.system.cr0 = 0x80000001;
+        found.system.efer = 0xd01;
+    }
+};
+
+} // namespace
+
+TEST_CASE("all starts of a CPU together have what one had, and time brings some of it back") {
+    using std::chrono::milliseconds;
+    Starts f;
+    for (int i = 0; i < 4; ++i)
+        CHECK(f.start(milliseconds(500)));
+    CHECK(f.auditor.restarts() == 4);
+    CHECK(f.auditor.time_in_restarts() == Auditor::start_time);
+    SUBCASE("none is left") {
+        f.ran += std::chrono::hours(1); // of ordinary work, which brings nothing back
+        CHECK(f.passes());
+        CHECK(!f.start(milliseconds(1)));
+    }
+    SUBCASE("a part of the time that goes by comes back") {
+        fake_now += Auditor::refill_divisor * milliseconds(10);
+        CHECK(f.start(milliseconds(10)));
+        CHECK(!f.start(milliseconds(1)));
+    }
+    SUBCASE("never more than there was") {
+        fake_now += std::chrono::hours(24 * 365);
+        CHECK(f.start(Auditor::start_time));
+        CHECK(!f.start(milliseconds(1)));
+    }
+    SUBCASE("a start that is settled does not count what comes behind it") {
+        fake_now += Auditor::refill_divisor * milliseconds(10);
+        f.found = reset();
+        CHECK(f.passes());
+        f.auditor.settle(0, f.found, f.ran); // not yet over
+        CHECK(f.auditor.is_restarting(0));
+        f.ran += milliseconds(5);
+        f.auditor.settle(0, booted(), f.ran);
+        CHECK(!f.auditor.is_restarting(0));
+        f.ran += std::chrono::hours(1);
+        f.found = booted();
+        CHECK(f.passes());
+        CHECK(f.start(milliseconds(5)));
+        CHECK(!f.start(milliseconds(1)));
+    }
+}
+
+TEST_CASE("a CPU that starts has page tables in long mode only, and soon the kernel's and its text") {
+    using std::chrono::nanoseconds;
+    Starts f;
+    f.found = reset();
+    f.strays = true; // which nobody asks without paging
+    CHECK(f.passes());
+    f.ran += Auditor::stray_time * 3;
+    CHECK(f.passes());
+    SUBCASE("32-bit paging") {
+        f.found.system.cr0 = 0x80000001;
+        CHECK(!f.passes());
+    }
+    SUBCASE("it goes on to the kernel in time") {
+        f.enter_long_mode();
+        CHECK(f.passes());
+        f.ran += Auditor::stray_time;
+        CHECK(f.passes());
+        f.strays = false;
+        f.ran += std::chrono::milliseconds(500);
+        CHECK(f.passes());
+        SUBCASE("and comes back later") {
+            f.strays = true;
+            CHECK(!f.passes());
+        }
+        SUBCASE("and its next start has as much") {
+            f.found = booted();
+            CHECK(f.passes());
+            f.found = reset();
+            CHECK(f.passes());
+            f.enter_long_mode();
+            f.strays = true;
+            CHECK(f.passes());
+        }
+    }
+    SUBCASE("it does not") {
+        f.enter_long_mode();
+        CHECK(f.passes());
+        f.ran += Auditor::stray_time + nanoseconds(1);
+        CHECK(!f.passes());
     }
 }
 

@@ -510,27 +510,68 @@ TEST_CASE("a forged root that a check has recorded is spared by one audit, in wh
     CHECK(must_be(left.guard.look(left.cpu)).reason == GuardEnd::Reason::root_mismatch);
 }
 
-TEST_CASE("an audit leaves the root of a vCPU alone that waits for its start or starts again") {
+TEST_CASE("an audit leaves the root of a vCPU alone that waits for its start") {
     AuditFixture f(true);
-    const kvm_sregs running = f.cpu.system();
-    f.cpu.system() = {};
-    f.cpu.waiting = true;
-    CHECK(!f.guard.look(f.cpu));
-    f.cpu.waiting = false;
-    f.cpu.system() = running;
-    f.cpu.system().efer = 0;
-    f.cpu.system().cr3 = 0x5000; // as its start code's
-    CHECK(!f.guard.look(f.cpu));
-    f.cpu.system().efer = running.efer;
-    f.cpu.system().idt.base = 0x1000; // not through yet
-    CHECK(!f.guard.look(f.cpu));
-    f.cpu.system().idt = running.idt;
-    CHECK(must_be(f.guard.look(f.cpu)).reason == GuardEnd::Reason::root_mismatch);
-    f.cpu.system() = running;
-    CHECK(!f.guard.look(f.cpu));
     f.cpu.system().cr3 = 0x5000;
     f.cpu.waiting = true;
     CHECK(!f.guard.look(f.cpu));
+    f.cpu.system() = {};
+    CHECK(!f.guard.look(f.cpu));
+}
+
+TEST_CASE("a vCPU that starts again is soon on the kernel's root and in its locked text") {
+    constexpr uint64_t text = 0xffffffff81000010;
+    AuditFixture f(true);
+    const kvm_sregs running = f.cpu.system();
+    f.cpu.system().cr0 = 1; // no paging yet, wherever it is
+    f.cpu.system().efer = 0;
+    f.cpu.system().cr3 = 0x5000;
+    CHECK(!f.guard.look(f.cpu));
+    f.cpu.ran += 2 * Auditor::stray_time;
+    CHECK(!f.guard.look(f.cpu));
+    f.cpu.system() = running;
+    f.cpu.system().cs.l = 1;
+    f.cpu.system().idt.base = 0x1000; // not through yet
+    f.cpu.registers().rip = text;
+    CHECK(!f.guard.look(f.cpu));
+    const auto ends = [&f] {
+        const bool early = f.guard.look(f.cpu).has_value();
+        f.cpu.ran += Auditor::stray_time + std::chrono::nanoseconds(1);
+        const auto end = f.guard.look(f.cpu);
+        return !early && end && end->reason == GuardEnd::Reason::audit_mismatch;
+    };
+    SUBCASE("it is") {
+        f.cpu.ran += 2 * Auditor::stray_time;
+        CHECK(!f.guard.look(f.cpu));
+        f.cpu.system().idt = running.idt;
+        CHECK(!f.guard.look(f.cpu));
+        CHECK(f.guard.counts().restarts == 1);
+    }
+    SUBCASE("as pinned it has no while any more") {
+        f.cpu.system().idt = running.idt;
+        f.cpu.system().cr3 = 0x5000;
+        CHECK(must_be(f.guard.look(f.cpu)).reason == GuardEnd::Reason::root_mismatch);
+    }
+    SUBCASE("another root") {
+        f.cpu.system().cr3 = 0x5000;
+        CHECK(ends());
+    }
+    SUBCASE("a forged root") {
+        f.forge(process_root, 511, 0x700000 | table_entry);
+        CHECK(ends());
+    }
+    SUBCASE("code that is not locked") {
+        f.cpu.registers().rip = 0xffff888000000000;
+        CHECK(ends());
+    }
+    SUBCASE("code that no table maps") {
+        f.cpu.registers().rip = 0x1000;
+        CHECK(ends());
+    }
+    SUBCASE("user code") {
+        f.cpu.system().ss.dpl = 3;
+        CHECK(ends());
+    }
 }
 
 TEST_CASE("tables under verification are compared once a round of audits, all of them") {
