@@ -17,6 +17,7 @@ constexpr Group groups[] = {
     {"harmless", attack_harmless},
     {"devices", attack_devices},
     {"paravirt", attack_paravirt},
+    {"paravirt_cpu", attack_paravirt_cpu},
     {"hypercalls", attack_hypercalls},
     {"many_locks", attack_many_locks},
     {"ring3", attack_ring3},

@@ -13,6 +13,7 @@ void attack_straddle();      // 12: stores over a page boundary
 void attack_harmless();      // 13: what stores nothing
 void attack_devices();       // 14: transfers of virtio devices
 void attack_paravirt();      // 15: what KVM writes for its guest
+void attack_paravirt_cpu();  // 15: the same, for another CPU than the one that locks
 void attack_hypercalls();    // 17: the interface itself
 void attack_many_locks();    // 17: until the table is full
 void attack_ring3();         // 18: hypercalls of user space

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attack 15: what KVM itself writes into guest memory where an MSR says (linux
-// Documentation/virt/kvm/x86/msr.rst), aimed at a page before and after it is locked. Each is first seen to
-// write into a page that is not.
+// Documentation/virt/kvm/x86/msr.rst), aimed at a page before it is locked, and at locked ones after SEAL.
+// Each is first seen to write into a page that is not.
 #include "attack_locks.hpp"
 
 #include <initializer_list>
@@ -118,52 +118,62 @@ void print_area(const char* name, bool changed, const Caught& caught) {
     print_judged(15, name, changed, caught, at_msr ? caught.rip : 0, at_msr ? "msr_refused" : "");
 }
 
-void attempt_area(const Area& area, bool lock_later) {
-    const char* const name = lock_later ? area.later_name : area.name;
-    if (!wanted(15, name))
-        return;
-    if ((cpuid(kvm_features_leaf).eax >> area.feature & 1) == 0)
-        return print_skipped(15, name, "no_such_feature");
+// Whether it is there, and seen to write into a page that is not locked. Says why not.
+bool is_proven(const Area& area, const char* name) {
+    if ((cpuid(kvm_features_leaf).eax >> area.feature & 1) == 0) {
+        print_skipped(15, name, "no_such_feature");
+        return false;
+    }
     const uint64_t proof = take_pages(1);
     prepare(proof);
     Caught caught;
-    if (!is_seen_to_write(area, proof, caught)) {
-        switch_off(area);
-        return print_skipped(15, name, caught.happened ? "msr_refused" : "never_seen_to_write");
-    }
+    const bool seen = is_seen_to_write(area, proof, caught);
+    switch_off(area);
+    if (!seen)
+        print_skipped(15, name, caught.happened ? "msr_refused" : "never_seen_to_write");
+    return seen;
+}
+
+void attempt_locked_later(const Area& area) {
+    const char* const name = area.later_name;
+    if (!wanted(15, name) || !is_proven(area, name))
+        return;
     const uint64_t page = take_pages(1);
     prepare(page);
-    if (lock_later) {
+    Caught caught;
+    if (!is_seen_to_write(area, page, caught)) {
         switch_off(area);
-        if (!is_seen_to_write(area, page, caught)) {
-            switch_off(area);
-            return print_skipped(15, name, "never_seen_to_write");
+        return print_skipped(15, name, "never_seen_to_write");
+    }
+    // Still switched on; nothing in service, and room for a new token.
+    while ((load<uint32_t>(local_apic + 0x100 + 0x10UL * (vector / 32)) >> (vector % 32) & 1) != 0)
+        acknowledge_interrupt();
+    (void)in8(com1 + 7);
+    prepare(page);
+    lock_pages(page, 1);
+    // What is there now must stay.
+    alignas(8) static uint8_t before[page_bytes];
+    memcpy(before, reinterpret_cast<const void*>(page), page_bytes);
+    bool changed = false;
+    // Some areas KVM takes back at the next exit, whoever caused it.
+    for (unsigned tries = 0; tries < 20 && !changed && !caught.happened; ++tries) {
+        caught = catch_exceptions([&] { area.set(page); });
+        for (unsigned i = 0; i < 10 && !changed; ++i) {
+            for (uint64_t at = 0; at < page_bytes; ++at)
+                changed |= load<uint8_t>(page + at) != before[at];
+            (void)in8(com1 + 7);
         }
-        // Still switched on; nothing in service, and room for a new token.
-        while ((load<uint32_t>(local_apic + 0x100 + 0x10UL * (vector / 32)) >> (vector % 32) & 1) != 0)
-            acknowledge_interrupt();
-        (void)in8(com1 + 7);
-        prepare(page);
-        lock_pages(page, 1);
-        // What is there now must stay.
-        alignas(8) static uint8_t before[page_bytes];
-        memcpy(before, reinterpret_cast<const void*>(page), page_bytes);
-        bool changed = false;
-        // Some areas KVM takes back at the next exit, whoever caused it.
-        for (unsigned tries = 0; tries < 20 && !changed && !caught.happened; ++tries) {
-            caught = catch_exceptions([&] { area.set(page); });
-            for (unsigned i = 0; i < 10 && !changed; ++i) {
-                for (uint64_t at = 0; at < page_bytes; ++at)
-                    changed |= load<uint8_t>(page + at) != before[at];
-                (void)in8(com1 + 7);
-            }
-            acknowledge_interrupt();
-        }
-        switch_off(area);
-        return print_area(name, changed, caught);
+        acknowledge_interrupt();
     }
     switch_off(area);
-    lock_pages(page, 1);
+    print_area(name, changed, caught);
+}
+
+void attempt_locked(const Area& area, uint64_t page) {
+    const char* const name = area.name;
+    if (!wanted(15, name) || !is_proven(area, name))
+        return;
+    Caught caught;
     bool changed = false;
     for (unsigned tries = 0; tries < 20 && !changed && !caught.happened; ++tries) {
         caught = catch_exceptions([&] { area.set(page); });
@@ -174,13 +184,83 @@ void attempt_area(const Area& area, bool lock_later) {
     print_area(name, changed || !is_prepared(page), caught);
 }
 
+// KVM_HC_CLOCK_PAIRING of linux Documentation/virt/kvm/x86/hypercalls.rst: KVM writes where a call says, and
+// tells the caller alone when it could not.
+void attempt_clock_pairing(uint64_t page) {
+    constexpr uint64_t clock_pairing = 9;
+    constexpr const char* name = "clock_pairing";
+    if (!wanted(15, name))
+        return;
+    const uint64_t proof = take_pages(1);
+    prepare(proof);
+    if (hypercall(clock_pairing, proof, 0, 0) != 0 || is_prepared(proof))
+        return print_skipped(15, name, "never_seen_to_write");
+    (void)hypercall(clock_pairing, page, 0, 0);
+    print_judged(15, name, !is_prepared(page), {}, 0);
+}
+
+struct OtherCpu {
+    uint64_t page;
+    volatile bool stop;
+};
+
 } // namespace
 
 void attack_paravirt() {
     enable_local_apic();
     for (const Area& area : areas)
-        for (const bool lock_later : {false, true})
-            attempt_area(area, lock_later);
+        attempt_locked_later(area);
+    constexpr uint64_t count = sizeof(areas) / sizeof(areas[0]);
+    uint64_t pages[count + 1];
+    for (uint64_t& page : pages) {
+        page = take_pages(1);
+        prepare(page);
+        lock_pages(page, 1);
+    }
+    if (policy() != Policy::none && seal() != 0)
+        return report(false, "seal");
+    for (uint64_t i = 0; i < count; ++i)
+        attempt_locked(areas[i], pages[i]);
+    attempt_clock_pairing(pages[count]);
+}
+
+// Another CPU's MSR is no business of the one that locks; SEAL looks at all.
+void attack_paravirt_cpu() {
+    constexpr const char* name = "steal_time_of_other_cpu";
+    if (!wanted(15, name))
+        return;
+    static OtherCpu other;
+    other.page = take_pages(1);
+    prepare(other.page);
+    const bool started = start_second_cpu(
+        [](void*) {
+            // KVM writes at each of these, and else when the host's scheduler interrupts.
+            do {
+                set_steal_time(other.page);
+                pause();
+            } while (policy() == Policy::none && !other.stop);
+            while (!other.stop)
+                pause();
+            write_msr(steal_time_msr, 0);
+        },
+        nullptr);
+    if (!started || !changes_within(other.page, 1000000)) {
+        other.stop = true;
+        return print_skipped(15, name, started ? "never_seen_to_write" : "no_second_cpu");
+    }
+    lock_pages(other.page, 1);
+    static uint8_t before[page_bytes];
+    memcpy(before, reinterpret_cast<const void*>(other.page), page_bytes);
+    if (policy() != Policy::none && seal() != 0)
+        return report(false, "seal");
+    bool changed = false;
+    for (unsigned i = 0; i < 100 && !changed; ++i) {
+        for (uint64_t at = 0; at < page_bytes; ++at)
+            changed |= load<uint8_t>(other.page + at) != before[at];
+        (void)in8(com1 + 7);
+    }
+    other.stop = true;
+    print_judged(15, name, changed, {}, 0);
 }
 
 } // namespace payload

@@ -66,6 +66,11 @@
  * Locks are irrevocable. Locking a locked page again is allowed and leaves its kind; READ_ONLY is raised to
  * DIE_ON_WRITE, the reverse fails.
  *
+ * What KVM itself writes for the guest (wall clock, system time, async page faults, steal time, PV EOI) does
+ * not happen in locked pages either, and KVM does not tell. So LOCK looks where the caller's MSRs for these
+ * point, SEAL and the looks after it at those of all vCPUs: one that points into a locked page is a violation,
+ * judged by policy and recorded once while it stays. After SEAL WRMSR to them raises #GP(0) instead.
+ *
  *   -CASEMATE_EFAULT      some page is not RAM
  *   -CASEMATE_EINVAL      unknown policy or kind, or a reserved bit is set
  *   -CASEMATE_EPERM       would lower the policy of some page; or another kind for a page that is verified,
@@ -205,17 +210,17 @@
  * of another value to one of these MSRs raises #GP(0), and the monitor looks at every vCPU now and then: when
  * it finds another value, or a root that ROOT_CHECK would not take, the VM ends. A vCPU that waits for its
  * start-up IPI at that time must never get one.
- */
-#define CASEMATE_CALL_SEAL 7ULL
-
-/*
- * Policies of a lock. Neither lets the store happen. READ_ONLY: the storing instruction raises #GP(0), the
  *
  * Pinned, too, is where these lead: guest-physical page and rights (R/W, U/S, NX) of every page of the IDT up
  * to vector 255, in long mode of what the present gates in locked pages lead to, of LSTAR and CSTAR if
  * EFER.SCE is set, and of SYSENTER_EIP if SYSENTER_CS is valid; in both roots of a pair. What leads nowhere
  * has to go on doing so, but in the lower half. If a table under verification leads elsewhere, its own policy
  * counts; else the VM ends.
+ */
+#define CASEMATE_CALL_SEAL 7ULL
+
+/*
+ * Policies of a lock. Neither lets the store happen. READ_ONLY: the storing instruction raises #GP(0), the
  * monitor records it, and the guest goes on. Where the host can tell of the store only after the instruction,
  * it is dropped without an exception. A store that cannot be undone so (an exception frame that cannot be
  * pushed) ends the VM. DIE_ON_WRITE: the VM ends.

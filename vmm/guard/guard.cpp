@@ -85,13 +85,15 @@ Guard::Answer Guard::hypercall(const GuestCpu& cpu, const HypercallRegisters& re
         return root_check(cpu, *check);
     // SEAL waits for other vCPUs, one of which may be about to make a call.
     if (std::holds_alternative<SealCall>(*call))
-        return {.result = seal(cpu)};
+        return {.result = seal(cpu), .end = look_at_paravirtual(cpu)};
     const std::lock_guard one_at_a_time(m_call_mutex);
     if (m_parts.ending.stop_requested())
         return {.result = refusal(CASEMATE_EPERM)};
     return std::visit(
         Match{[this](FeaturesCall) { return Answer{.result = features()}; },
-              [this, &cpu](const LockCall& request) { return Answer{.result = lock(cpu, request.lock)}; },
+              [this, &cpu](const LockCall& request) {
+                  return Answer{.result = lock(cpu, request.lock), .end = look_at_paravirtual(cpu)};
+              },
               [this, &cpu](const RootReferenceCall& request) { return root_reference(cpu, request.request); },
               [this, &cpu](const RootArenaCall& request) { return root_arena(cpu, request); },
               [this, &cpu](const RootClockCall& request) { return root_clock(cpu, request); },
@@ -214,9 +216,11 @@ std::optional<GuardEnd> Guard::look(const GuestCpu& cpu) {
     if (!m_auditor.is_pinned(cpu.index())) {
         if (const auto done = pin(cpu); !done)
             return host_failure(done.error());
-        return std::nullopt;
+        return look_at_paravirtual(cpu);
     }
     auto end = audit(cpu);
+    if (!end)
+        end = look_at_paravirtual(cpu);
     if (const size_t tables = end ? 0 : take_tables(); tables != 0)
         end = verify_tables(cpu.index(), tables);
     if (const auto due = m_cpus[cpu.index()].look_due.exchange({}); due.time_since_epoch().count() != 0)
@@ -314,6 +318,8 @@ template GuardEnd Guard::report_difference(const GuestCpu& cpu, AuditDifference 
 template GuardEnd Guard::report_difference(const GuestCpu& cpu, TranslationDifference difference) const;
 
 Guard::MsrWrite Guard::msr_write(const GuestCpu& cpu, uint32_t index, uint64_t value) {
+    if (find_paravirtual_msr(index) != nullptr)
+        return paravirtual_write(cpu, index, value);
     const auto state = cpu.state();
     const bool granted =
         state && (index == apic_base_msr

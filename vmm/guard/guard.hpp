@@ -11,6 +11,7 @@
 #include "guard/guest_cpu.hpp"
 #include "guard/hypercall.hpp"
 #include "guard/lock_table.hpp"
+#include "guard/paravirtual.hpp"
 #include "guard/pinned_translation.hpp"
 #include "guard/protection.hpp"
 #include "guard/root_arena.hpp"
@@ -32,6 +33,7 @@
 #include <stop_token>
 #include <string>
 #include <utility>
+#include <vector>
 
 namespace casemate {
 
@@ -49,6 +51,9 @@ struct GuardEnd {
     std::string summary; // one line
     std::string report;  // of several lines; may be empty
 };
+
+// What Parts::intercept_msr_writes() is about.
+std::vector<uint32_t> intercepted_msrs();
 
 class Guard final : public WriteGate {
 public:
@@ -70,7 +75,7 @@ public:
         std::function<Result<void>()> drop_shadow_pages = [] { return Result<void>(); };
         // Ends the machine for what was found on a thread that is no vCPU's. Any thread.
         std::function<void(GuardEnd)> end;
-        // Has KVM hand the guest's writes to refused_msrs() to msr_write(); on a vCPU's thread, once.
+        // Has KVM hand the guest's writes to intercepted_msrs() to msr_write(); on a vCPU's thread, once.
         std::function<Result<void>()> intercept_msr_writes = [] { return Result<void>(); };
         // Has the threads of all vCPUs but this one call look() soon, and does not wait for them.
         std::function<void(uint32_t)> ask_others_to_look = [](uint32_t) {};
@@ -119,14 +124,15 @@ public:
         bool refused = true; // the instruction has to raise #GP(0)
         std::optional<GuardEnd> end;
     };
-    // KVM_EXIT_X86_WRMSR of one of refused_msrs(): made when it writes what is pinned, as a CPU that starts
-    // again does, or the mode of an APIC that stays where it is; else refused, and recorded once there are
-    // locks.
+    // KVM_EXIT_X86_WRMSR of one of intercepted_msrs(). Of refused_msrs(): made when it writes what is pinned,
+    // as a CPU that starts again does, or the mode of an APIC that stays where it is. Of paravirtual_msrs:
+    // made unless it has KVM write to a lock. Else refused, and recorded once there are locks.
     MsrWrite msr_write(const GuestCpu& cpu, uint32_t index, uint64_t value);
 
     // Looks at the registers of the vCPU whose thread calls: pins them when SEAL wants that, compares them
-    // with their pins afterwards, and CR3 with the roots there are. Those after start_audit_round() also
-    // compare all tables under verification; the first alone, unless there are thousands.
+    // with their pins afterwards, and CR3 with the roots there are; and where KVM is to write for it. Those
+    // after start_audit_round() also compare all tables under verification; the first alone, unless there are
+    // thousands.
     std::optional<GuardEnd> look(const GuestCpu& cpu);
     // Before all vCPUs are asked to look, which they should have been at `due`. From one thread at a time.
     void start_audit_round(std::chrono::steady_clock::time_point due = std::chrono::steady_clock::now());
@@ -201,6 +207,10 @@ private:
     GuardEnd report_root(const GuestCpu& cpu, const RootMismatch& mismatch) const;
     void pin_translations(const GuestCpu& cpu, const AuditedState& state);
     std::optional<GuardEnd> audit_translations(const GuestCpu& cpu, const kvm_sregs& system);
+    // What KVM is to write for this vCPU into locked pages is judged once. LOCK, SEAL and audits look.
+    std::optional<GuardEnd> look_at_paravirtual(const GuestCpu& cpu);
+    MsrWrite paravirtual_write(const GuestCpu& cpu, uint32_t index, uint64_t value) const;
+    std::optional<Violation> kvm_write(const GuestCpu& cpu, const ParavirtualMsr& msr, uint64_t value) const;
     template <typename Difference> // AuditDifference, TranslationDifference
     GuardEnd report_difference(const GuestCpu& cpu, Difference difference) const;
     // Writes event and message, if not too many came lately or it is the last; returns the symbols to report
@@ -236,6 +246,7 @@ private:
     struct PerCpu {
         RootNotice notice = RootNotice::none;
         PinnedTranslations translations;
+        ToldParavirtual told;
         std::unique_ptr<Decoder> decoder; // made at the first fault: most guests cause none
         struct Place {
             uint64_t rip = 0;

@@ -58,6 +58,14 @@ Result<AuditedState> KvmGuestCpu::audited_state() const {
     return state;
 }
 
+Result<ParavirtualValues> KvmGuestCpu::paravirtual_values() const {
+    std::array<uint32_t, paravirtual_msrs.size()> indices{};
+    std::ranges::transform(paravirtual_msrs, indices.begin(), &ParavirtualMsr::index);
+    ParavirtualValues values;
+    TRY(m_vcpu.get_known_msrs(indices, values));
+    return values;
+}
+
 Result<void> KvmGuestCpu::write_msr(uint32_t index, uint64_t value) const {
     const std::array entry{kvm_msr_entry{.index = index, .reserved = 0, .data = value}};
     return m_vcpu.set_msrs(entry);

@@ -5,6 +5,7 @@
 #include "base/error.hpp"
 #include "guard/audit.hpp"
 #include "guard/instruction.hpp"
+#include "guard/paravirtual.hpp"
 #include "kvm/vcpu.hpp"
 
 #include <chrono>
@@ -37,6 +38,8 @@ public:
     virtual Result<uint64_t> syscall_entry() const = 0;
     // What the auditor compares.
     virtual Result<AuditedState> audited_state() const = 0;
+    // Where KVM writes for it.
+    virtual Result<ParavirtualValues> paravirtual_values() const = 0;
     // Whether it runs nothing until it gets a start-up IPI. SDM Vol. 3A, 10.4.4.
     virtual Result<bool> waits_for_start() const = 0;
     // As the guest's own WRMSR would.
@@ -58,6 +61,7 @@ public:
     Result<uint64_t> time_stamp() const override;
     Result<uint64_t> syscall_entry() const override;
     Result<AuditedState> audited_state() const override;
+    Result<ParavirtualValues> paravirtual_values() const override;
     Result<bool> waits_for_start() const override { return m_vcpu.waits_for_start(); }
     Result<void> write_msr(uint32_t index, uint64_t value) const override;
     std::chrono::nanoseconds run_time() const override;

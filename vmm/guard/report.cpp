@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guard/report.hpp"
 
+#include "guard/paravirtual.hpp"
+
 #include <algorithm>
 #include <array>
 #include <fmt/core.h>
@@ -86,8 +88,10 @@ std::string place(Address address, const std::optional<std::string>& symbol, con
 }
 
 std::string register_name(const Violation& violation) {
-    const char* const name = violation.msr ? msr_name(*violation.msr) : nullptr;
-    return name != nullptr ? name : fmt::format("MSR {:#x}", violation.msr.value_or(0));
+    const uint32_t index = violation.msr.value_or(0);
+    const ParavirtualMsr* const area = find_paravirtual_msr(index);
+    const char* const name = area != nullptr ? area->name : msr_name(index);
+    return name != nullptr ? name : fmt::format("MSR {:#x}", index);
 }
 
 // "gpa:0x116000, writable, supervisor, executable (0x116063)"
@@ -149,6 +153,8 @@ std::string heading(const Violation& violation) {
     case ViolationSource::msr_write:
         return fmt::format("A write to {}, which {}, was refused.", register_name(violation),
                            violation.msr == apic_base_msr ? "may not move" : "is pinned since SEAL");
+    case ViolationSource::kvm_write:
+        return fmt::format("KVM itself was told to write to {} and cannot.", lock);
     case ViolationSource::changed_table:
         return fmt::format("A page table under verification, {}, was changed.",
                            violation.lock ? words(violation.lock->policy) : "not locked");
@@ -250,6 +256,18 @@ void add_instruction(std::string& report, const Violation& violation, const Load
             "no exception was raised");
 }
 
+// Between what happened and the vCPU.
+const char* preposition(ViolationSource source) {
+    switch (source) {
+    case ViolationSource::unattributable:
+        return "on";
+    case ViolationSource::kvm_write:
+        return "of";
+    default:
+        return "by";
+    }
+}
+
 void add_place(EventFields& fields, const std::optional<CpuState>& state, const LoadedSymbols& symbols) {
     if (!state)
         return;
@@ -297,6 +315,10 @@ std::string summary(const Violation& violation, const LoadedSymbols& symbols) {
     case ViolationSource::msr_write:
         line += fmt::format("write of {:#x} to {}", violation.value.value_or(0), register_name(violation));
         break;
+    case ViolationSource::kvm_write:
+        line += fmt::format("KVM's write of the {}, by {:#x} in MSR {:#x}", register_name(violation),
+                            violation.value.value_or(0), violation.msr.value_or(0));
+        break;
     case ViolationSource::changed_table:
         line += fmt::format("entry {:#x} instead of {:#x}, found", violation.value.value_or(0),
                             violation.expected.value_or(0));
@@ -307,8 +329,7 @@ std::string summary(const Violation& violation, const LoadedSymbols& symbols) {
         break;
     }
     if (violation.vcpu)
-        line += fmt::format(" {} vCPU {}", violation.source == ViolationSource::unattributable ? "on" : "by",
-                            *violation.vcpu);
+        line += fmt::format(" {} vCPU {}", preposition(violation.source), *violation.vcpu);
     if (violation.state) {
         const GuestLinear address = instruction_address(*violation.state);
         line += violation.source == ViolationSource::emulated_store ? " just before " : " at ";
@@ -344,7 +365,8 @@ std::string report(const Violation& violation, const LoadedSymbols& symbols) {
         add_line(report, "expected", entry_words(violation.expected.value_or(0)));
     } else if (violation.value)
         add_line(report, "value",
-                 hex_string(*violation.value) + (violation.bytes > 8 ? ", its first 8 bytes" : ""));
+                 hex_string(*violation.value) +
+                     (violation.bytes > 8 && !violation.msr ? ", its first 8 bytes" : ""));
     add_instruction(report, violation, symbols);
     if (violation.lock) {
         const Lock& lock = *violation.lock;
@@ -368,10 +390,10 @@ EventFields event_fields(const Violation& violation, const LoadedSymbols& symbol
     add("source", name_of(violation.source));
     if (const auto policy = violation.policy())
         add("policy", name_of(*policy));
-    if (violation.msr)
-        add("kind", "register");
     if (violation.lock)
         add("kind", name_of(violation.lock->kind));
+    else if (violation.msr)
+        add("kind", "register");
     if (violation.root) {
         const RootMismatch& mismatch = violation.root->mismatch;
         add("mismatch", name_of(mismatch.kind));

@@ -13,6 +13,8 @@ const char* name_of(ViolationSource source) {
         return "host_write";
     case ViolationSource::msr_write:
         return "msr_write";
+    case ViolationSource::kvm_write:
+        return "kvm_write";
     case ViolationSource::changed_table:
         return "changed_table";
     case ViolationSource::root:

@@ -20,9 +20,11 @@ enum class ViolationSource {
     changed_table,  // a table under verification was found changed; who did it is not known
     root,           // a vCPU's page-table root, or the one it is about to load, is not the kernel's
     msr_write,      // a vCPU's WRMSR to one of refused_msrs()
+    kvm_write,      // an MSR has KVM itself write there (paravirtual.hpp), which it cannot
     unattributable, // a protection fault on a vCPU that no operand explains
 };
-// "store", "emulated_store", "host_write", "changed_table", "root", "msr_write", "unattributable".
+// "store", "emulated_store", "host_write", "changed_table", "root", "msr_write", "kvm_write",
+// "unattributable".
 const char* name_of(ViolationSource source);
 
 struct RootViolation {

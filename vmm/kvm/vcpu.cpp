@@ -87,7 +87,9 @@ Result<uint64_t> Vcpu::msr(uint32_t index) const {
     return value;
 }
 
-Result<void> Vcpu::get_msrs(std::span<const uint32_t> indices, std::span<uint64_t> values) const {
+// How many were read: KVM stops at the first MSR that it does not have.
+Result<size_t> Vcpu::get_first_msrs(std::span<const uint32_t> indices,
+                                    std::span<std::optional<uint64_t>> values) const {
     std::vector<kvm_msr_entry> entries;
     for (const uint32_t index : indices)
         entries.push_back({.index = index, .reserved = 0, .data = 0});
@@ -95,13 +97,28 @@ Result<void> Vcpu::get_msrs(std::span<const uint32_t> indices, std::span<uint64_
     auto* const list = reinterpret_cast<kvm_msrs*>(buffer.get());
     list->nmsrs = static_cast<uint32_t>(entries.size());
     const int done = ioctl(m_fd.get(), KVM_GET_MSRS, list);
-    // KVM stops at the first MSR that it does not have and returns how many it read.
-    if (done != static_cast<int>(entries.size()))
-        return fail(Error::system(fmt::format("KVM_GET_MSRS {:#x} on vCPU {}",
-                                              indices[done < 0 ? 0 : static_cast<size_t>(done)], m_index),
-                                  done < 0 ? errno : EINVAL));
-    for (size_t i = 0; i < entries.size(); ++i)
+    if (done < 0)
+        return fail(Error::system(fmt::format("KVM_GET_MSRS {:#x} on vCPU {}", indices[0], m_index), errno));
+    for (size_t i = 0; i < static_cast<size_t>(done); ++i)
         values[i] = list->entries[i].data;
+    return static_cast<size_t>(done);
+}
+
+Result<void> Vcpu::get_msrs(std::span<const uint32_t> indices, std::span<uint64_t> values) const {
+    std::vector<std::optional<uint64_t>> found(indices.size());
+    const size_t done = TRY(get_first_msrs(indices, found));
+    if (done != indices.size())
+        return fail(
+            Error::system(fmt::format("KVM_GET_MSRS {:#x} on vCPU {}", indices[done], m_index), EINVAL));
+    for (size_t i = 0; i < done; ++i)
+        values[i] = found[i].value_or(0);
+    return {};
+}
+
+Result<void> Vcpu::get_known_msrs(std::span<const uint32_t> indices,
+                                  std::span<std::optional<uint64_t>> values) const {
+    for (size_t at = 0; at < indices.size(); ++at) // past the one that KVM does not have
+        at += TRY(get_first_msrs(indices.subspan(at), values.subspan(at)));
     return {};
 }
 

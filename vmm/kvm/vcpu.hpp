@@ -8,7 +8,9 @@
 #include "kvm/uapi.hpp"
 
 #include <csignal>
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 namespace casemate {
@@ -30,6 +32,9 @@ public:
     Result<uint64_t> msr(uint32_t index) const;
     // One ioctl for all; `values` has as many as `indices`.
     Result<void> get_msrs(std::span<const uint32_t> indices, std::span<uint64_t> values) const;
+    // The same where KVM may not have some of them, which stay empty.
+    Result<void> get_known_msrs(std::span<const uint32_t> indices,
+                                std::span<std::optional<uint64_t>> values) const;
     // KVM_GET_MP_STATE: whether it waits for INIT or a start-up IPI, and so runs nothing.
     Result<bool> waits_for_start() const;
     // XMM registers among them. KVM API, KVM_GET_FPU.
@@ -60,6 +65,8 @@ private:
         , m_can_synchronise(can_synchronise) {}
 
     Result<void> call(unsigned long request, const char* name, void* argument) const;
+    Result<size_t> get_first_msrs(std::span<const uint32_t> indices,
+                                  std::span<std::optional<uint64_t>> values) const;
 
     Fd m_fd;
     Mapping m_run;

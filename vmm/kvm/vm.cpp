@@ -10,6 +10,7 @@
 #include <memory>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <vector>
 
 namespace casemate {
 
@@ -29,16 +30,25 @@ Result<void> Vm::enable_capability(uint32_t capability, uint64_t argument) const
 
 Result<void> Vm::intercept_msr_writes(std::span<const uint32_t> indices) const {
     kvm_msr_filter filter{};
-    if (indices.size() > std::size(filter.ranges))
-        return fail(Error(fmt::format("KVM_X86_SET_MSR_FILTER: {} MSRs, KVM takes {} ranges", indices.size(),
-                                      std::size(filter.ranges))));
     filter.flags = KVM_MSR_FILTER_DEFAULT_ALLOW;
-    uint64_t none_allowed = 0; // KVM reads bitmaps by whole longs
-    for (size_t i = 0; i < indices.size(); ++i)
-        filter.ranges[i] = {.flags = KVM_MSR_FILTER_WRITE,
-                            .nmsrs = 1,
-                            .base = indices[i],
-                            .bitmap = reinterpret_cast<__u8*>(&none_allowed)};
+    std::vector<uint32_t> sorted(indices.begin(), indices.end());
+    std::ranges::sort(sorted);
+    std::vector<uint64_t> none_allowed(sorted.size() / 64 + 1); // KVM reads bitmaps by whole longs
+    size_t ranges = 0;
+    for (size_t i = 0; i < sorted.size(); ++ranges) {
+        if (ranges == std::size(filter.ranges))
+            return fail(Error(fmt::format("KVM_X86_SET_MSR_FILTER: KVM takes {} ranges", ranges)));
+        const uint32_t base = sorted[i];
+        uint32_t count = 0;
+        while (i < sorted.size() && sorted[i] == base + count) {
+            ++count;
+            ++i;
+        }
+        filter.ranges[ranges] = {.flags = KVM_MSR_FILTER_WRITE,
+                                 .nmsrs = count,
+                                 .base = base,
+                                 .bitmap = reinterpret_cast<__u8*>(none_allowed.data())};
+    }
     if (ioctl(m_fd.get(), KVM_X86_SET_MSR_FILTER, &filter) != 0)
         return fail(Error::system("KVM_X86_SET_MSR_FILTER", errno));
     return {};

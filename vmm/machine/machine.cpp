@@ -221,7 +221,7 @@ Result<void> Machine::intercept_msr_writes() {
         return fail(
             Error("this KVM cannot filter MSRs: the guest's writes to LSTAR, EFER and such are not refused")
                 .hint("use Linux 5.10 or later; audits find such writes afterwards"));
-    return m_vm.intercept_msr_writes(refused_msrs());
+    return m_vm.intercept_msr_writes(intercepted_msrs());
 }
 
 // On the watch's thread. Each vCPU's own thread does the looking: KVM wants that of a vCPU's ioctls.

@@ -38,6 +38,7 @@ public:
     Result<uint64_t> time_stamp() const override { return 0; }
     Result<uint64_t> syscall_entry() const override { return 0; }
     Result<AuditedState> audited_state() const override { return AuditedState{.system = m_system}; }
+    Result<ParavirtualValues> paravirtual_values() const override { return ParavirtualValues{}; }
     Result<bool> waits_for_start() const override { return false; }
     Result<void> write_msr(uint32_t, uint64_t) const override { return {}; }
     std::chrono::nanoseconds run_time() const override { return {}; }

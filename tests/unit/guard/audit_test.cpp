@@ -70,6 +70,7 @@ public:
             return casemate::fail(Error("KVM_GET_SREGS"));
         return audited;
     }
+    Result<ParavirtualValues> paravirtual_values() const override { return ParavirtualValues{}; }
     Result<bool> waits_for_start() const override { return waits; }
     Result<void> write_msr(uint32_t index, uint64_t value) const override {
         written.emplace_back(index, value);

@@ -30,6 +30,8 @@ public:
     kvm_regs& registers() { return m_state.registers; }
     bool delivering = false;
     bool waiting = false;
+    ParavirtualValues paravirtual;
+    bool refuses_msr_writes = false;
     std::chrono::nanoseconds ran{};
     mutable unsigned injected = 0;
 
@@ -50,8 +52,11 @@ public:
     Result<uint64_t> time_stamp() const override { return tsc; }
     Result<uint64_t> syscall_entry() const override { return 0; }
     Result<AuditedState> audited_state() const override { return AuditedState{.system = m_state.system}; }
+    Result<ParavirtualValues> paravirtual_values() const override { return paravirtual; }
     Result<bool> waits_for_start() const override { return waiting; }
-    Result<void> write_msr(uint32_t, uint64_t) const override { return {}; }
+    Result<void> write_msr(uint32_t, uint64_t) const override {
+        return refuses_msr_writes ? fail(Error("KVM_SET_MSRS")) : Result<void>();
+    }
     std::chrono::nanoseconds run_time() const override { return ran; }
 
 private:
