@@ -87,9 +87,10 @@ void set_topology(kvm_cpuid_entry2& entry, const CpuidOptions& options) {
 void remove_features(kvm_cpuid_entry2& entry, const CpuidOptions& options) {
     switch (entry.function) {
     case 0x1:
-        // MONITOR, VMX, SMX, EIST, thermal monitor, perf capabilities: not in this machine. A nested guest's
-        // VMX would also let KVM write pages by host-physical address, past a lock.
-        entry.ecx &= ~(bit(3) | bit(5) | bit(6) | bit(7) | bit(8) | bit(15) | bit(24));
+        // DTES64, MONITOR, VMX, SMX, EIST, thermal monitor, perf capabilities, debug store: not in this
+        // machine. A nested guest's VMX would also let KVM write pages by host-physical address, past a lock.
+        entry.ecx &= ~(bit(2) | bit(3) | bit(5) | bit(6) | bit(7) | bit(8) | bit(15) | bit(24));
+        entry.edx &= ~bit(21);
         entry.ecx |= bit(21) | bit(31); // x2APIC comes with the in-kernel APIC; a hypervisor is present
         if (options.tsc_deadline_timer)
             entry.ecx |= bit(24);

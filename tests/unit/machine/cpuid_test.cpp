@@ -89,6 +89,8 @@ TEST_CASE("what the machine does not have is not shown") {
         CHECK((features >> absent & 1) == 0);
     CHECK((features >> 21 & 1) == 1);
     CHECK((features >> 31 & 1) == 1);
+    CHECK((features >> 2 & 1) == 0);              // DTES64
+    CHECK((find(entries, 1).edx >> 21 & 1) == 0); // debug store
     CHECK((find(entries, 0x80000001).ecx >> 2 & 1) == 0);
     CHECK(find(entries, 6).eax == 4);
     CHECK((find(entries, 0x40000001).eax >> 15 & 1) == 0);
