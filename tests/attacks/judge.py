@@ -23,8 +23,8 @@ KIND_WORDS = {"text": r"\btext\b", "rodata": r"\brodata\b|read-only data", "page
               "data": r"(?<!read-only )\bdata\b"}
 HUNG, LOST, ENDED = "hung", "lost", "ended"
 EVENT_LIMIT = 100000
-ENDINGS = {0: "power-off or reboot", 1: "failure of the host or the monitor", 2: "wrong use", 10: "guest panic", 11: "guest fault",
-           20: "die-on-write", 21: "root mismatch", 22: "unattributable fault", 23: "audit mismatch",
+ENDINGS = {0: "power-off or reboot", 1: "failure of the host or the monitor", 2: "wrong use", 10: "guest panic",
+           11: "guest fault", 20: "die-on-write", 21: "root mismatch", 22: "unattributable fault", 23: "audit mismatch",
            24: "locks required but not taken"}
 
 
@@ -190,7 +190,7 @@ def why_not_this(event, case, vm, locks):
         return "the record tells of an emulated store: this host has to refuse it before it happens"
     if event.get("source") == "unattributable":
         return ""
-    if case.register:
+    if case.register and (event.get("register") or case.kind == ("register",)):
         return "" if event.get("register") in case.register else \
             f"the record names {event.get('register') or 'no register'} instead of {' or '.join(case.register)}"
     if event.get("source") == "root":
@@ -365,7 +365,7 @@ class VmJudge:
     def was_found(self, key, case):
         """Whether it took effect before it ended the VM: a root that was in use, or a change of a table. Who changes
         one to get at something else, and does not get at it, is stopped."""
-        return case.found or (case.kind == ("page_table",) and
+        return case.found in (True, self.mode) or (case.kind == ("page_table",) and
                               (self.record(key, case) or {}).get("source") == "changed_table")
 
     @staticmethod
@@ -418,6 +418,9 @@ class VmJudge:
             root = number((self.record(key, case) or {}).get("root"))
             told = "page-table root" in self.messages and root is not None and f"{root:x}" in self.messages.lower()
             return None if told else (WRONG, "the exit report does not name the root")
+        if self.vm.status == 11:  # whatever it was, it tells whose doing
+            return None if re.search(r"\bguest\b", self.messages) else \
+                (WRONG, "the exit report does not tell of the guest's fault")
         if self.vm.status == 22:  # it tells of that fault, not of a store before it
             return None if "no operand of an instruction explains" in self.messages else \
                 (WRONG, "the exit report does not tell of a fault that nothing explains")

@@ -24,7 +24,9 @@ OFF, READ_ONLY, DIE_ON_WRITE = "off", "read_only", "die_on_write"
 POLICIES = (READ_ONLY, DIE_ON_WRITE)
 KINDS = ("text", "rodata", "page_table", "data", "register", "root")
 ENFORCED, UNENFORCED = "enforced", "unenforced"
-ROOTS = ("check", "arena")
+ROOTS = ("check", "compare", "arena")
+# What attacks/host gives a VM or does to it.
+NEEDS = ("disk", "disks", "net", "input", "unaudited", "ended")
 MAPPING = "mapping"
 PROTECTIONS = ("attributes", MAPPING, "slots", "attributes,mapping", "mapping,slots")  # of casemate run --protect
 LANES = ("amd-npt", "amd-shadow", "intel-ept", "intel-noad")
@@ -77,7 +79,8 @@ class Case:
     register: tuple = ()        # those that a record or an audit may name
     expect: dict = field(default_factory=dict, hash=False)
     status: dict = field(default_factory=dict, hash=False)
-    found: bool = False         # it takes effect before the monitor can know: what ends the VM then has found it
+    found: bool | str = False   # it takes effect before the monitor can know: what ends the VM then has found it;
+                                # "enforced", "unenforced": on such hosts alone
     proof: str = "changed"      # the outcome that shows that it works without a lock; "" needs none
     record: str | dict = field(default="always", hash=False)  # a violation: always, never, maybe; or by host
     precise: tuple = ()         # hosts where the store has to raise #GP(0) at its instruction, not just not happen
@@ -89,8 +92,8 @@ class Case:
     argument: dict = field(default_factory=dict, hash=False)    # of a linux attack, by policy
     words: str | dict = field(default="", hash=False)   # more of the kernel command line; may be by policy
     rounds: int = 0             # of a payload's race; --quick makes a third
-    roots: str = ""             # how a linux guest has its roots checked: check or arena; "" as it likes
-    needs: tuple = ()           # of disk, disks, net, input, unaudited, ended
+    roots: str = ""             # how a linux guest has its roots checked, one of ROOTS; "" as it likes
+    needs: tuple = ()           # of NEEDS
     cpus: int = 1
     memory: str = "64M"
     outcomes: tuple = ("unchanged", "granted")  # that are harmless where that is expected
@@ -196,14 +199,15 @@ def read_case(number, entry):
     check(what, set(kinds) <= set(KINDS), f"kind {kinds} is not one of {', '.join(KINDS)}")
     registers = entry.get("register", [])
     registers = [registers] if isinstance(registers, str) else registers
-    check(what, (kinds == ["register"]) == bool(registers), "kind \"register\" and the registers go together")
+    check(what, ("register" in kinds) == bool(registers), "kind \"register\" and the registers go together")
+    check(what, entry.get("found", False) in (False, True, ENFORCED, UNENFORCED), f"found {entry.get('found')!r}")
     check_expectation(f"{what}: expect", entry.get("expect", STOPPED))
     case = Case(number=number, **{key: tuple(value) if isinstance(value, list) and key != "status" else value
                                   for key, value in entry.items()} | {"kind": tuple(kinds), "register": tuple(registers)})
     check(what, case.source == LINUX or case.source.split()[0].endswith(".elf"), f"source {case.source!r}")
     check(what, set(case.policies) <= set(POLICIES), f"policies {case.policies}")
     check(what, case.source != LINUX or case.exact_names() == list(case.names), "linux has no patterns")
-    check(what, set(case.needs) <= {"disk", "disks", "net", "input", "unaudited", "ended"}, f"needs {case.needs}")
+    check(what, set(case.needs) <= set(NEEDS), f"needs {case.needs}")
     check(what, case.rounds >= 0 and (case.source != LINUX or not case.rounds), f"rounds {case.rounds}")
     check(what, case.roots in ("", *ROOTS), f"roots {case.roots!r}")
     check(what, isinstance(case.words, str) or set(case.words) <= {OFF, *POLICIES}, f"words {case.words}")
