@@ -204,7 +204,7 @@ Guard::Answer Guard::root_clock(const GuestCpu& cpu, const RootClockCall& call) 
     const auto change = m_table.add(lock);
     if (!change)
         return {.result = refusal(CASEMATE_E2BIG)};
-    if (!m_parts.memory.drain_writes()) {
+    if (!m_parts.memory.drain_writes(m_parts.ending)) {
         m_table.undo(*change); // the machine is ending
         return {.result = refusal(CASEMATE_EPERM)};
     }

@@ -152,7 +152,7 @@ public:
     // prolong it. For whoever narrows the gate: publish first, then drain. One caller at a time, who holds no
     // ticket of its own. False when `ending` was requested, at which it and every later one ends at once:
     // writes may still be under way.
-    bool drain_writes(const std::stop_token& ending = {}) const;
+    bool drain_writes(const std::stop_token& ending) const;
 
     // A sealed page stays, with its contents, until the process ends: nothing can unmap it, also not the
     // destructor. That is for processes that end with their machine, or lock little.

@@ -291,5 +291,24 @@ TEST_CASE("escapes work while the guest reads nothing") {
     CHECK(wait_until([&] { return quits == 1; }));
 }
 
+// The patience is longer than any test may take.
+TEST_CASE("the last words wait for their reader no longer than they may, and not once there is a hurry") {
+    const Pipe output;
+    const Pipe input;
+    Machine m({.input = input.read_end.get(), .output = output.write_end.get(), .patience = 24h});
+    REQUIRE(fcntl(output.write_end.get(), F_SETPIPE_SZ, 4096) >= 4096);
+    REQUIRE(write(output.write_end.get(), std::string(4096, 'x').data(), 4096) == 4096);
+    m.print("these are nobody's");
+    m.loop->stop();
+    m.io.join();
+    m.console->finish(20ms);
+    const Pipe hurry;
+    REQUIRE(write(hurry.write_end.get(), "!", 1) == 1);
+    m.console->finish(24h, hurry.read_end.get());
+    CHECK(read_some(output.read_end.get(), 8192) == std::string(4096, 'x'));
+    m.console->finish(24h);
+    CHECK(read_some(output.read_end.get()) == "these are nobody's");
+}
+
 } // namespace
 } // namespace casemate

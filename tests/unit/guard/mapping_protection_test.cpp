@@ -319,7 +319,7 @@ TEST_CASE("locks published, drained and protected while host threads write let n
             std::this_thread::yield();
             const auto change = gate.table.add({pages_at(page * page_bytes, 1)});
             REQUIRE(change);
-            REQUIRE(memory->drain_writes());
+            REQUIRE(memory->drain_writes({}));
             REQUIRE(protection.protect(change->newly_locked));
             next = page + 1;
         }

@@ -124,7 +124,7 @@ TEST_CASE("draining waits for the transfers that were there, and not for later o
     REQUIRE(early);
     std::atomic<bool> drained = false;
     std::jthread drain([&] {
-        memory->drain_writes();
+        memory->drain_writes({});
         drained = true;
     });
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
@@ -155,7 +155,7 @@ TEST_CASE("after a drain no write lands that the gate refuses") {
             total_refused += refused;
         });
         gate.locked = true;
-        memory->drain_writes();
+        memory->drain_writes({});
         const auto before = memory->fetch<std::array<uint64_t, 2>>(GuestPhysical{0x1000});
         std::this_thread::sleep_for(std::chrono::microseconds(100));
         CHECK(memory->fetch<std::array<uint64_t, 2>>(GuestPhysical{0x1000}) == before);
@@ -176,7 +176,7 @@ struct RecordingGate : WriteGate {
         refusals.push_back(asked);
         tickets_meanwhile = memory->writes_in_flight();
         // Would wait for ever for a ticket of the refused write.
-        memory->drain_writes();
+        memory->drain_writes({});
     }
 };
 

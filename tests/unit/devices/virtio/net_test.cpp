@@ -434,6 +434,23 @@ TEST_CASE("one wakeup sends a batch and asks for another") {
     CHECK(f.host.again == 1);
 }
 
+TEST_CASE("a batch of long chains ends sooner") {
+    Fixture f;
+    constexpr uint64_t tables = 0x80000;
+    std::vector<Buffer> buffers(128, Buffer{transmit_at, 0}); // of nothing, so dropped at once
+    for (unsigned i = 0; i < 64; ++i)
+        f.transmit_driver.add_indirect(tables, buffers);
+    uint16_t after_first = 0;
+    f.io.run([&] {
+        f.net->process_queue(1);
+        after_first = f.transmit_driver.used_index();
+    });
+    CHECK(after_first == 32); // 129 descriptors each
+    CHECK(f.host.again == 1);
+    f.kick(1);
+    CHECK(f.transmit_driver.used_index() == 64);
+}
+
 TEST_CASE("offloads follow the features and need the checksum") {
     const Fixture f(1ULL << 1 | 1ULL << 7 | 1ULL << 9);
     CHECK(f.port->offloads.checksum);

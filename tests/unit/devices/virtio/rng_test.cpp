@@ -74,6 +74,17 @@ TEST_CASE("many requests are served in turns") {
     CHECK_FALSE(f.driver.no_notify());
 }
 
+TEST_CASE("large requests are served one a turn") {
+    Fixture f;
+    for (int i = 0; i < 3; ++i)
+        f.driver.add({{data, 0x10000, true}});
+    for (int turn = 1; turn <= 3; ++turn) {
+        f.rng.process_queue(0);
+        CHECK(f.driver.used_index() == turn);
+        CHECK(f.host.again == turn);
+    }
+}
+
 TEST_CASE("a request to read, an empty one and one outside RAM break the device") {
     Fixture f;
     SUBCASE("readable part") {

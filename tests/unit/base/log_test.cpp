@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/log.hpp"
+
+#include "base/fd.hpp"
+
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <string>
+#include <unistd.h>
+
+namespace casemate {
+namespace {
+
+struct SmallPipe {
+    Fd read_end;
+    Fd write_end;
+    SmallPipe() {
+        int ends[2];
+        REQUIRE(pipe2(ends, O_CLOEXEC) == 0);
+        read_end = Fd(ends[0]);
+        write_end = Fd(ends[1]);
+        REQUIRE(fcntl(write_end.get(), F_SETPIPE_SZ, 4096) == 4096);
+    }
+    std::string take() const {
+        std::string text(8192, '\0');
+        const ssize_t count = read(read_end.get(), text.data(), text.size());
+        text.resize(count > 0 ? static_cast<size_t>(count) : 0);
+        return text;
+    }
+};
+
+TEST_CASE("a message goes out as one line, without what a terminal would obey") {
+    const SmallPipe pipe;
+    Log(pipe.write_end.get()).host("one\x1b[2J\ntwo");
+    CHECK(pipe.take() == "casemate: one?[2J?two\n");
+}
+
+TEST_CASE("messages that nobody reads are dropped, and counted once they are read again") {
+    const SmallPipe pipe;
+    const Log log(pipe.write_end.get());
+    const std::string full(4096, 'x');
+    REQUIRE(write(pipe.write_end.get(), full.data(), full.size()) == 4096);
+    for (int i = 0; i < 50; ++i) // only the first is waited for: else this takes half a minute
+        log.host("nobody reads this");
+    LogSite site;
+    log.guest(site, "nor that");
+    CHECK(pipe.take() == full);
+    log.host("this is read");
+    CHECK(pipe.take() == "casemate: this is read (50 like it not shown)\n");
+    log.host("and this");
+    CHECK(pipe.take() == "casemate: and this\n");
+}
+
+} // namespace
+} // namespace casemate
