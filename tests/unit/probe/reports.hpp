@@ -49,7 +49,7 @@ inline HostReport attributes_report() {
     HostReport report = amd_npt_report();
     report.kind = KvmKind::vmx;
     report.module = "kvm_intel (ept=Y, eptad=Y)";
-    report.attributes = 0x17;
+    report.attributes = 0x10007;
     protection_report(report, ProtectionKind::attributes) = {
         .store = StoreReport::told_at_store,
         .walk = {.tested = true, .tolerated = true, .store_caught = true}};
