@@ -36,7 +36,7 @@ PEERS = {"casemate-vmlinux": "casemate, vmlinux", "casemate-bzimage": "casemate,
 # The first is what the others are compared with.
 LOCK_PEERS = {"unlocked": "casemate.locks=off", "locked": "casemate.locks=read_only", "not-offered": "--locks off"}
 PROTECT_PEERS = {"unlocked": "casemate.locks=off", "attributes": "attributes", "mapping": "mapping", "slots": "slots"}
-ROOT_PEERS = {"off": "casemate.roots=off", "check": "casemate.roots=check", "arena": "casemate.roots=arena"}
+ROOT_PEERS = {mode: f"casemate.roots={mode}" for mode in ["off", "check", "compare", "arena"]}
 END_PEERS = {"reads": "disks read", "writes": "disks read, written and flushed"}
 END_MEMORY = 256 # for the tables to walk
 LANES = ["native", "amd-npt", "amd-shadow", "intel-ept", "intel-noad"]
