@@ -15,10 +15,14 @@
   end    a guest that keeps four disks as busy as it can and makes the monitor
          walk its tables: how late audits come, and how long it takes from the
          first of two SIGTERM until the process has ended
+  overhead  what all of it costs, as the guest takes it without being told: boot
+         and a workload against casemate.locks=off, pair by pair, until the
+         median ratio is known well enough, or --runs pairs
 """
 
 import argparse
 import json
+import math
 import os
 import re
 import statistics
@@ -39,6 +43,7 @@ PROTECT_PEERS = {"unlocked": "casemate.locks=off", "attributes": "attributes", "
 ROOT_PEERS = {mode: f"casemate.roots={mode}" for mode in ["off", "check", "compare", "arena"]}
 END_PEERS = {"reads": "disks read", "writes": "disks read, written and flushed"}
 END_MEMORY = 256 # for the tables to walk
+OVERHEAD_PEERS = {"unlocked": "casemate.locks=off", "locked": "casemate.locks=read_only"}
 LANES = ["native", "amd-npt", "amd-shadow", "intel-ept", "intel-noad"]
 KVM_EXIT_HYPERCALL = 3
 QEMU_ROMS = ["/usr/share/seabios/bios-256k.bin", "/usr/share/qemu/linuxboot_dma.bin", "/usr/share/qemu/kvmvapic.bin"]
@@ -91,6 +96,19 @@ def start_here(o, files):
             yield f"{peer} start_here_us {used.strip()}"
 
 
+def results_of(lines, enough):
+    """{peer: {what: [values]}}, of lines as they come, until there are enough."""
+    results = defaultdict(lambda: defaultdict(list))
+    for line in lines:
+        peer, what, value = line.split(" ", 2)
+        if what == "error":
+            sys.exit(f"bench: {peer} failed: {value}")
+        results[peer][what].append(float(value))
+        if enough(results):
+            break
+    return results
+
+
 def files_of(o):
     """{where: file}, for the host"""
     if o.what == "end":
@@ -98,7 +116,7 @@ def files_of(o):
                 "attack_locks.elf": built(o.build, "tests/payloads/attack_locks.elf")}
     programs = {"casemate": built(o.build, "vmm/casemate"), "before-kvm-run": built(o.build, "tests/system/before-kvm-run")}
     kernel = Path(output(TOOLS / "guest-kernel"))
-    load = ["--add", f"{built(o.build, 'tests/system/guest-load')}:/bin/guest-load"] if o.what in ("protect", "roots") else []
+    load = ["--add", f"{built(o.build, 'tests/system/guest-load')}:/bin/guest-load"] if o.what in ("protect", "roots", "overhead") else []
     initrd = output(TOOLS / "guest-initramfs", "--add", f"{TOOLS}/bench-init:/bench-init", *load)
     files = {**programs, "vmlinux": kernel / "vmlinux", "bzimage": kernel / "bzImage", "initrd": initrd,
              "bench-host": TOOLS / "bench-host"}
@@ -108,7 +126,7 @@ def files_of(o):
     return files
 
 
-def measure(o):
+def measure(o, enough=lambda results: False):
     """{peer: {what: [values]}}"""
     files = files_of(o)
     command = [TOOLS / "kvm-host", "--lane", o.lane, "--quiet", "--timeout", "3000"]
@@ -122,15 +140,19 @@ def measure(o):
     for name, file in files.items():
         command += ["--add", f"{file}:{name}"]
     print(f"bench: {o.runs} runs of each in the {o.lane} host ...", file=sys.stderr, flush=True)
-    lines = output(*command, "--", f"./bench-host {o.what} {o.runs} {o.memory} {' '.join(o.peers)}").splitlines()
-    results = defaultdict(lambda: defaultdict(list))
+    command += ["--", f"./bench-host {o.what} {o.runs} {o.memory} {' '.join(o.peers)}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as host:
+        try:
+            results = results_of((line.rstrip() for line in host.stdout), enough)
+        finally:
+            stopped = host.poll() is None
+            if stopped:
+                host.terminate()
+    if host.returncode and not stopped:
+        raise subprocess.CalledProcessError(host.returncode, command)
     if o.what in ("boot", "locks"):
-        lines += start_here(o, files)
-    for line in lines:
-        peer, what, value = line.split(" ", 2)
-        if what == "error":
-            sys.exit(f"bench: {peer} failed: {value}")
-        results[peer][what].append(float(value))
+        for peer, values in results_of(start_here(o, files), enough).items():
+            results[peer] |= values
     return results
 
 
@@ -392,16 +414,16 @@ def roots_table(o, peers, alone):
             row(f"{title}: {name}", lambda r: f"{of(r)[kind].get(name, 0):.3f}")
 
     row("a context switch, exits to user space", lambda r: f"{sum(r['switch_user_exits'].values()):.3f}",
-        "check 1, arena 0 more than off")
+        "check 1, compare 0.01, arena 0 more than off")
     rows("to user space", lambda r: r, "switch_user_exits")
     row("a context switch, all exits", lambda r: f"{sum(r['switch_exits'].values()):.3f}")
     rows("all", lambda r: r, "switch_exits")
     row("fork+exec+exit, hypercalls", lambda r: f"{r['life_calls']:.2f}", "arena 8")
     rows("counted by the monitor", lambda r: r, "life_calls_by_kind")
     row("400 fork+exec, 200 pipes (ratio to off)",
-        lambda r: f"{r['work_s']:.2f} s ({r['work_ratio']:.3f}; {span(r['work_ratios'])})", "arena 1.03")
+        lambda r: f"{r['work_s']:.2f} s ({r['work_ratio']:.3f}; {span(r['work_ratios'])})", "compare, arena 1.03")
     row("the fastest tenth of each run, likewise",
-        lambda r: f"{r['slice_ratio']:.3f}; {span(r['slice_ratios'])}", "arena 1.03")
+        lambda r: f"{r['slice_ratio']:.3f}; {span(r['slice_ratios'])}", "compare, arena 1.03")
     row("user space after", lambda r: f"{r['user_space_s']:.2f} s")
     for what in ["audit", "verification"]:
         def looking(r):
@@ -451,6 +473,58 @@ def bench_end(o):
     print(f"\nLoad of this machine: {os.getloadavg()[0]:.1f}. Again: tools/bench end --lane {o.lane} --runs {o.runs}")
 
 
+# --- overhead ----------------------------------------------------------------
+
+ENOUGH = 0.03  # width of the interval
+
+
+def median_interval(values):
+    """A 95% confidence interval of the median, by order statistics: whatever the distribution. None: too few."""
+    n = len(values)
+    below, total = 0, 0.0  # so many values may be left out at each end
+    for k in range(n // 2):
+        total += math.comb(n, k) / 2**n
+        if total > 0.025:
+            break
+        below = k + 1
+    ordered = sorted(values)
+    return (ordered[below - 1], ordered[n - below]) if below else None
+
+
+def ratios_by_pair(results, what):
+    """Of the pairs that are there whole."""
+    sides = [{name.split("/")[0]: values[0] for name, values in results.get(peer, {}).items()
+              if name.endswith(f"/{what}")} for peer in OVERHEAD_PEERS]
+    return [sides[1][pair] / sides[0][pair] for pair in sides[0] if pair in sides[1]]
+
+
+def is_known(results, whats):
+    intervals = [median_interval(ratios_by_pair(results, what)) for what in whats]
+    return all(i and i[1] - i[0] <= ENOUGH for i in intervals)
+
+
+def bench_overhead(o):
+    o.peers = list(OVERHEAD_PEERS)
+    rows = {"user_space_s": "user space after", "work_s": "400 fork+exec, 200 pipes"}
+    results = measure(o, lambda so_far: is_known(so_far, rows))
+    numbers = {}
+    for what in rows:
+        ratios = ratios_by_pair(results, what)
+        numbers[what] = {"pairs": len(ratios), "ratio": statistics.median(ratios),
+                         "interval": median_interval(ratios), "ratios": ratios}
+    if o.json:
+        print(json.dumps({"lane": o.lane, "memory_mib": o.memory, "overhead": numbers}, indent=2))
+        return
+    print(f"| {o.lane}, 1 vCPU, {o.memory} MiB, ratio to casemate.locks=off | bar | median | 95% interval | width | "
+          "pairs |\n|---|---|---|---|---|---|")
+    for what, title in rows.items():
+        n = numbers[what]
+        interval = "too few pairs | -" if n["interval"] is None else \
+            f"{span(n['interval'])} | {n['interval'][1] - n['interval'][0]:.3f}"
+        print(f"| {title} | 1.03 | {n['ratio']:.3f} | {interval} | {n['pairs']} |")
+    print(f"\nLoad of this machine: {os.getloadavg()[0]:.1f}. Again: tools/bench overhead --lane {o.lane} --runs {o.runs}")
+
+
 def positive(text):
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of 1 or more")
@@ -458,14 +532,15 @@ def positive(text):
 
 
 BENCHES = {"boot": bench_boot, "locks": bench_locks, "protect": bench_protect, "roots": bench_roots,
-           "end": bench_end}
+           "end": bench_end, "overhead": bench_overhead}
 
 
 def main():
     p = Options(prog="tools/bench", description=__doc__, epilog=EPILOG)
     p.add_argument("what", choices=list(BENCHES))
     p.add_argument("--lane", choices=LANES, help="default amd-npt; of roots amd-shadow, which has all modes")
-    p.add_argument("--runs", type=positive, default=5, metavar="N", help="timed runs of each (default 5)")
+    p.add_argument("--runs", type=positive, metavar="N",
+                   help="timed runs of each (default 5; of overhead at most so many pairs, default 30)")
     p.add_argument("--memory", type=positive, default=128, metavar="MIB", help="of the guest (default 128)")
     p.add_argument("--peers", nargs="+", choices=list(PEERS), metavar="PEER",
                    help=f"of boot: of {' '.join(PEERS)} (default: all)")
@@ -475,6 +550,7 @@ def main():
     if o.what != "boot" and o.peers:
         raise Usage(f"--peers goes with boot; {o.what} compares casemate with itself")
     o.peers = o.peers or list(PEERS)
+    o.runs = o.runs or (30 if o.what == "overhead" else 5)
     o.lane = o.lane or ("amd-shadow" if o.what == "roots" else "amd-npt")
     BENCHES[o.what](o)
 
