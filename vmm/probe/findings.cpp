@@ -234,10 +234,12 @@ Finding roots_finding(const HostReport& report) {
         return finding;
     }
     finding.answer = Answer::no;
-    finding.value = "checked at each context switch";
-    finding.meaning =
-        "Which is an exit each, and a forged root may be used until the next switch or audit. An arena "
-        "needs what enforced page tables need.";
+    finding.value = "compared at each context switch, by the guest's locked text";
+    finding.meaning = "Which needs no exit either; once a second and at each audit the monitor looks for "
+                      "itself. A root that "
+                      "is forged after the comparison may be used until the next switch or audit. An arena "
+                      "needs what enforced "
+                      "page tables need.";
     return finding;
 }
 
@@ -355,7 +357,7 @@ TableEnforcement table_enforcement(const HostReport& report) {
 }
 
 RootMode root_mode(const HostReport& report) {
-    return table_enforcement(report) == TableEnforcement::enforced ? RootMode::arena : RootMode::check;
+    return table_enforcement(report) == TableEnforcement::enforced ? RootMode::arena : RootMode::compare;
 }
 
 bool stops_stores(const ProtectionReport& report) {

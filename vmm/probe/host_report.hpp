@@ -44,9 +44,9 @@ enum class StoreReport {
 // How locked page tables are kept: `enforced` makes them unwritable, `verified` compares them with a copy.
 enum class TableEnforcement { enforced, verified };
 
-// How page-table roots are kept: in an `arena` that the monitor alone writes to, or with a `check` at each
-// context switch.
-enum class RootMode { arena, check };
+// How the shipped guest kernel's page-table roots are kept: in an `arena` that the monitor alone writes to,
+// or by its locked text, which does `compare` them at each context switch.
+enum class RootMode { arena, compare };
 
 struct WalkReport {
     bool tested = false;

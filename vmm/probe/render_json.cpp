@@ -43,7 +43,7 @@ std::string render_json(const HostReport& report) {
     const auto best = best_protection(report);
     json["protection"] = best ? name_of(*best) : "none";
     json["tables"] = table_enforcement(report) == TableEnforcement::enforced ? "enforced" : "verified";
-    json["roots"] = root_mode(report) == RootMode::arena ? "arena" : "check";
+    json["roots"] = root_mode(report) == RootMode::arena ? "arena" : "compare";
     json["virtualization"] = word(report.kind);
     json["module"] = report.module;
     json["speed_ratio"] = nullptr;

@@ -70,7 +70,7 @@ std::string verdict(const HostReport& report) {
                                    : "can be verified: a change is found at the next check";
     const char* const roots = root_mode(report) == RootMode::arena
                                   ? "can be kept in an arena: no exit, none can be forged"
-                                  : "can be checked at each context switch, by an exit each";
+                                  : "can be compared at each context switch, without an exit";
     return text + fmt::format("  Kernel text and data:  can be locked by {}\n  Kernel page tables:    {}\n  "
                               "Page-table roots:      {}\n",
                               name_of(*best), tables, roots);

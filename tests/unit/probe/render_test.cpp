@@ -31,7 +31,7 @@ TEST_CASE("the table begins with the verdict") {
                   "This host can run Linux guests.\n"
                   "  Kernel text and data:  can be locked by mapping\n"
                   "  Kernel page tables:    can be verified: a change is found at the next check\n"
-                  "  Page-table roots:      can be checked at each context switch, by an exit each\n\n"));
+                  "  Page-table roots:      can be compared at each context switch, without an exit\n\n"));
     CHECK(render_table(software_report())
               .starts_with("This host cannot run Linux guests at a useful speed.\n\n"));
     CHECK(render_table(no_kvm_report(KvmAccess::absent))
@@ -83,7 +83,7 @@ TEST_CASE("the JSON of a host without KVM says so and has no speed") {
     CHECK(json.at("usable") == false);
     CHECK(json.at("protection") == "none");
     CHECK(json.at("tables") == "verified");
-    CHECK(json.at("roots") == "check");
+    CHECK(json.at("roots") == "compare");
     CHECK(json.at("speed_ratio").is_null());
 }
 
