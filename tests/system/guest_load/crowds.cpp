@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// As many processes as the kernel has room for, and whether all that room comes back.
+// As many processes as the kernel has room for, whether all that room comes back, and who pays for it.
 #include "load.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cinttypes>
 #include <csignal>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <sched.h>
+#include <fcntl.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
 #include <vector>
@@ -16,27 +21,13 @@
 namespace load {
 namespace {
 
-// Runs on each CPU, so that the kernel threads there borrow this address space and none that has ended.
-void visit_cpus() {
-    cpu_set_t all;
-    must("sched_getaffinity", sched_getaffinity(0, sizeof all, &all));
-    for (size_t cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-        if (!CPU_ISSET(cpu, &all))
-            continue;
-        cpu_set_t one;
-        CPU_ZERO(&one);
-        CPU_SET(cpu, &one);
-        must("sched_setaffinity", sched_setaffinity(0, sizeof one, &one));
-    }
-    must("sched_setaffinity", sched_setaffinity(0, sizeof all, &all));
-}
+constexpr uint64_t page = 4096;
 
 // Prints how many roots the kernel has in use, this process's among them.
 void arena_used(unsigned /*rounds*/) {
     constexpr const char* status = "/sys/kernel/security/casemate/status";
     constexpr const char* word = "\narena_used ";
     static std::array<char, 4096> text;
-    visit_cpus();
     must(status, read_file(status, text));
     const char* const line = std::strstr(text.data(), word);
     check(line != nullptr, "the kernel's status has no arena_used");
@@ -79,20 +70,10 @@ void exhaust(unsigned rounds) {
     size_t room = 0;
     for (unsigned i = 0; i < rounds; ++i) {
         Crowd crowd;
-        int error = 0;
-        // What has ended may still be borrowed, so it counts as full only when that is over.
-        for (bool last = false;;) {
-            if (crowd.grow()) {
-                last = false;
-                continue;
-            }
-            error = errno;
-            check(error == ENOMEM || error == EAGAIN, "fork failed other than for want of room");
-            if (last)
-                break;
-            visit_cpus();
-            last = true;
+        while (crowd.grow()) {
         }
+        const int error = errno;
+        check(error == ENOMEM || error == EAGAIN, "fork failed other than for want of room");
         // A program needs an address space of its own before it replaces the one that starts it.
         if (error == ENOMEM) {
             char word[] = "1";
@@ -129,7 +110,81 @@ void exit_storm(unsigned rounds) {
         expect_end(child, SIGKILL);
 }
 
-constexpr Step all_steps[] = {{"arena_used", arena_used}, {"exhaust", exhaust}, {"exit_storm", exit_storm}};
+// A user keeps a file of each process that has ended, /proc/PID/mem, and with it what the kernel has left of
+// its address space. That must not be a root, or with as many as a process may have files nobody forks again.
+void hold_exited(unsigned rounds) {
+    constexpr uid_t nobody = 65534;
+    in_child([rounds] {
+        must("setgid", setgid(nobody));
+        must("setuid", setuid(nobody));
+        must("PR_SET_DUMPABLE", prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)); // else its children's files are root's
+        for (unsigned i = 0; i < rounds; ++i) {
+            const pid_t child = start_child([] { pause(); });
+            char path[32];
+            (void)std::snprintf(path, sizeof path, "/proc/%d/mem", child);
+            must(path, open(path, O_RDONLY | O_CLOEXEC));
+            must("kill", kill(child, SIGKILL));
+            expect_end(child, SIGKILL);
+        }
+    });
+}
+
+struct Range {
+    uint64_t start, bytes;
+};
+
+// The largest range of page tables that is locked.
+Range arena() {
+    static std::array<char, 65536> text;
+    must("locks", read_file("/sys/kernel/security/casemate/locks", text));
+    Range largest{};
+    for (const char* line = text.data(); *line != 0; line = std::strchr(line, '\n') + 1) {
+        Range range{};
+        char kind[16];
+        check(std::sscanf(line, "%" SCNx64 " %" SCNu64 " %15s", &range.start, &range.bytes, kind) == 3, line);
+        if (std::strcmp(kind, "page_table") == 0 && range.bytes > largest.bytes)
+            largest = range;
+    }
+    return largest;
+}
+
+// How many of its pages are charged to a cgroup, which the kernel names by an inode.
+size_t charged(const Range& range, uint64_t group) {
+    const int file = must("kpagecgroup", open("/proc/kpagecgroup", O_RDONLY | O_CLOEXEC));
+    std::vector<uint64_t> groups(range.bytes / page);
+    const auto size = static_cast<ssize_t>(groups.size() * sizeof(uint64_t));
+    const auto offset = static_cast<off_t>(range.start / page * sizeof(uint64_t));
+    check(pread(file, groups.data(), static_cast<size_t>(size), offset) == size, "read of kpagecgroup");
+    close(file);
+    return static_cast<size_t>(std::count(groups.begin(), groups.end(), group));
+}
+
+// Roots are charged to the memory cgroup of who has them: of the cgroup "charged", in which this runs alone.
+void charge(unsigned rounds) {
+    struct stat group{};
+    must("cgroup", stat("/sys/fs/cgroup/charged", &group));
+    const Range range = arena();
+    const auto expect = [&](size_t want, const char* when) {
+        if (const size_t found = charged(range, group.st_ino); found != want) {
+            errno = 0;
+            fail("%zu roots are charged %s, not %zu", found, when, want);
+        }
+    };
+    expect(1, "before");
+    {
+        Crowd crowd;
+        for (unsigned i = 0; i < rounds; ++i)
+            check(crowd.grow(), "fork failed");
+        expect(rounds + 1, "with children");
+    }
+    expect(1, "after");
+}
+
+constexpr Step all_steps[] = {{"arena_used", arena_used},
+                              {"exhaust", exhaust},
+                              {"exit_storm", exit_storm},
+                              {"hold_exited", hold_exited},
+                              {"charge", charge}};
 
 } // namespace
 
