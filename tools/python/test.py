@@ -27,8 +27,8 @@ LANES = ["intel-noad", "intel-ept", "amd-npt", "amd-shadow"]  # the slowest firs
 # What depends on how locks are held: stores from everywhere, the CPU's own and KVM's, devices, races, tables, roots;
 # on how the guest's memory is paged; and on both.
 BY_PROTECTION = ["--policy", "read_only", "--only", "1,4,8,10,11,12,14,15,20,32,33"]
-BY_PAGING = ["--policy", "read_only", "--only", "1,4,8,10,11,15,20,21,22,23,24,25,32"]
-BY_BOTH = ["--policy", "read_only", "--only", "4,8,10,20"]
+BY_PAGING = ["--policy", "read_only", "--only", "1,4,8,10,11,15,20,21,22,23,24,25,32,35,36,41"]
+BY_BOTH = ["--policy", "read_only", "--only", "4,8,10,20,35,36.idt_entry"]
 # Of two layers the first stops what it alone would.
 LAYERED = ["--policy", "read_only", "--only", "4,8,10.mov_*,20"]
 # All attacks once, then what is different elsewhere; Bochs is too slow for a guest an attack.
