@@ -244,7 +244,7 @@ TEST_CASE("a disk that is destroyed drops what the host was not handed") {
         REQUIRE(pwrite(image.file.get(), ones.data(), ones.size(), 0) == 32_MiB);
         const auto loop = EventLoop::create().value();
         RecordingClient client;
-        constexpr size_t requests = 4, bytes = 8_MiB;
+        constexpr size_t requests = 16, bytes = 2_MiB;
         std::array<std::vector<std::byte>, requests> data;
         std::array<iovec, requests> vectors{};
         {
