@@ -129,17 +129,17 @@ void Auditor::note_restart(Pins& pins, uint64_t efer, std::chrono::nanoseconds r
     ++m_restarts;
 }
 
-void Auditor::charge(Pins& pins, std::chrono::nanoseconds run_time) {
+void Auditor::charge(Pins& pins, Start& start, std::chrono::nanoseconds run_time) {
     const Clock::time_point now = m_now();
     const auto refill = std::chrono::nanoseconds(now - std::exchange(pins.refilled, now)) / refill_divisor;
-    const auto ran = run_time - std::exchange(pins.start->charged, run_time);
+    const auto ran = run_time - std::exchange(start.charged, run_time);
     pins.used = std::max(pins.used - refill, std::chrono::nanoseconds(0)) + ran;
     m_time_in_restarts += ran;
 }
 
-bool Auditor::may_go_on(Pins& pins, const AuditedState& found, std::chrono::nanoseconds run_time,
-                        const std::function<bool()>& strays) {
-    charge(pins, run_time);
+bool Auditor::may_go_on(Pins& pins, Start& start, const AuditedState& found,
+                        std::chrono::nanoseconds run_time, const std::function<bool()>& strays) {
+    charge(pins, start, run_time);
     if (pins.used > start_time)
         return false;
     if ((found.system.cr0 & cr0_paging) == 0)
@@ -148,9 +148,9 @@ bool Auditor::may_go_on(Pins& pins, const AuditedState& found, std::chrono::nano
         return false;
     if (!strays())
         return true;
-    if (!pins.start->strayed)
-        pins.start->strayed = run_time;
-    return run_time - *pins.start->strayed <= stray_time;
+    if (!start.strayed)
+        start.strayed = run_time;
+    return run_time - *start.strayed <= stray_time;
 }
 
 void Auditor::settle(uint32_t cpu, const AuditedState& found, std::chrono::nanoseconds run_time) {
@@ -158,7 +158,7 @@ void Auditor::settle(uint32_t cpu, const AuditedState& found, std::chrono::nanos
     Pins& pins = m_pins.at(cpu);
     if (!pins.start || first_difference(pins.state, found))
         return;
-    charge(pins, run_time);
+    charge(pins, *pins.start, run_time);
     pins.start.reset();
 }
 
@@ -178,12 +178,12 @@ std::optional<AuditDifference> Auditor::audit(uint32_t cpu, const AuditedState& 
     auto difference = first_difference(pins.state, found);
     if (!difference) {
         if (pins.start)
-            charge(pins, run_time);
+            charge(pins, *pins.start, run_time);
         pins.start.reset();
         return std::nullopt;
     }
     note_restart(pins, found.system.efer, run_time);
-    if (pins.start && may_go_on(pins, found, run_time, strays))
+    if (pins.start && may_go_on(pins, *pins.start, found, run_time, strays))
         return std::nullopt;
     difference->vcpu = cpu;
     return difference;

@@ -124,9 +124,9 @@ private:
         Clock::time_point refilled;
     };
     void note_restart(Pins& pins, uint64_t efer, std::chrono::nanoseconds run_time);
-    bool may_go_on(Pins& pins, const AuditedState& found, std::chrono::nanoseconds run_time,
+    bool may_go_on(Pins& pins, Start& start, const AuditedState& found, std::chrono::nanoseconds run_time,
                    const std::function<bool()>& strays);
-    void charge(Pins& pins, std::chrono::nanoseconds run_time);
+    void charge(Pins& pins, Start& start, std::chrono::nanoseconds run_time);
 
     std::stop_token m_ending;
     Clock::time_point (*m_now)();

@@ -45,8 +45,8 @@ struct KvmMemoryAttributes {
     __u64 flags;
 };
 inline constexpr unsigned long kvm_set_memory_attributes = _IOW(KVMIO, 0xd2, KvmMemoryAttributes);
-// Bit 3 is in linux v6.8; 0 to 2 are in "KVM: x86: memory protections", an RFC of June 2024, and, as 16 is, in
-// tools/host-kernel-patches.
+// Bit 3 is in linux v6.8; 0 to 2 are in "KVM: x86: memory protections", an RFC of June 2024, and, as 16 is,
+// in tools/host-kernel-patches.
 inline constexpr __u64 kvm_attribute_no_write = 1ULL << 1U;
 inline constexpr __u64 kvm_attribute_private = 1ULL << 3U;
 inline constexpr __u64 kvm_attribute_immutable = 1ULL << 16U;
