@@ -65,7 +65,8 @@ struct AuditDifference {
 // The pins of all vCPUs. Any thread.
 class Auditor {
 public:
-    // Whoever waits, now or later, goes on at once when `ending` is requested. `now`: the monitor's own clock.
+    // Whoever waits, now or later, goes on at once when `ending` is requested. `now`: the monitor's own
+    // clock.
     using Clock = std::chrono::steady_clock;
     explicit Auditor(uint32_t cpus, std::stop_token ending = {}, Clock::time_point (*now)() = Clock::now)
         : m_ending(std::move(ending))
