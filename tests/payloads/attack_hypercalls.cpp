@@ -90,7 +90,7 @@ void attack_hypercalls() {
                                             "reserved_bit_3", "reserved_bit_4"};
         expect_call(names[bit], -CASEMATE_EINVAL, page, 1, lock_attributes() | 1U << bit);
     }
-    expect_call("call_10", -CASEMATE_ENOSYS, page, 1, casemate_attributes(10, 0, 0));
+    expect_call("call_11", -CASEMATE_ENOSYS, page, 1, casemate_attributes(11, 0, 0));
     expect_call("call_255", -CASEMATE_ENOSYS, page, 1, casemate_attributes(255, 0, 0));
     static const struct {
         const char* name;
