@@ -27,7 +27,7 @@ std::optional<GuardEnd> Guard::audit_translations(const GuestCpu& cpu, const kvm
     if (!difference)
         return std::nullopt;
     difference->vcpu = cpu.index();
-    return report_difference(cpu, std::move(*difference));
+    return report_difference(cpu, *difference);
 }
 
 std::vector<uint32_t> intercepted_msrs() {
