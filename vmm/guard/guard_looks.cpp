@@ -70,7 +70,7 @@ std::optional<GuardEnd> Guard::look_at_paravirtual(const GuestCpu& cpu) {
             told.forget(i);
             continue;
         }
-        if (!told.is_new(i, value, violation->lock->policy))
+        if (!told.is_new(i, value, violation->policy().value_or(LockPolicy::read_only)))
             continue;
         violation->detail = "found when the monitor looked at the vCPU";
         if (auto end = judge(*violation))
