@@ -176,7 +176,7 @@ TEST_CASE("loops and self-maps end, and each page counts once a level") {
     CHECK(tables.found.size() == 6);
     CHECK(tables.leaves.size() == 1 + 512);
     // Six tables; four entries of the chain, one of the root, and all of this table at three levels.
-    CHECK(tables.work == 6 * KernelTableWalk::table_work + 4 + 1 + 3 * 512);
+    CHECK(tables.work == 6 * KernelTableWalk::table_work + 4 + 1 + uint64_t{3} * 512);
 }
 
 TEST_CASE("what maps a wanted page is wanted, on every way to it") {

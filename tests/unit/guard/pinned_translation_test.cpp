@@ -164,7 +164,7 @@ TEST_CASE("rights count, accessed bits and the size of a page do not") {
     REQUIRE(found);
     CHECK(std::string(found->pinned_by) == "LSTAR");
     // The first that is another is the one that was a large page.
-    CHECK(found->entry->value == image_pmd + 8 * 8);
+    CHECK(found->entry->value == image_pmd + uint64_t{8} * 8);
 }
 
 TEST_CASE("of a pair both roots are walked") {
@@ -177,7 +177,7 @@ TEST_CASE("of a pair both roots are walked") {
     auto found = f.compare();
     REQUIRE(found);
     CHECK(found->root.value == process_root + page_bytes);
-    CHECK(found->entry->value == user_pmd + 8 * 8);
+    CHECK(found->entry->value == user_pmd + uint64_t{8} * 8);
     f.put(user_pmd, 8, before);
     CHECK(!f.compare());
     f.put(vmalloc_pte, 5, 0x801000 | table_entry | entry_no_execute); // that both share
@@ -203,7 +203,7 @@ TEST_CASE("what leads nowhere has to go on doing so, but in the lower half") {
     const auto found = f.compare();
     REQUIRE(found);
     CHECK(std::string(found->pinned_by) == "LSTAR");
-    CHECK(found->entry->value == process_root + 300 * 8);
+    CHECK(found->entry->value == process_root + uint64_t{300} * 8);
     CHECK(found->expected == 0);
 }
 

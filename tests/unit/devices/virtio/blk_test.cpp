@@ -474,7 +474,7 @@ TEST_CASE("a broken chain breaks the device while earlier reads finish harmlessl
 }
 
 TEST_CASE("no more is taken from the ring than may be under way, and the rest as that completes") {
-    GuestMemory memory = GuestMemory::create(8_MiB).value();
+    const GuestMemory memory = GuestMemory::create(8_MiB).value();
     const Log log{-1};
     DriverQueue driver(memory, rings, 64);
     Queue queue = Queue::create(memory, driver.setup()).value();

@@ -215,7 +215,7 @@ TEST_CASE("requests larger than a piece go to the host by pieces, and arrive who
         for (size_t i = 0; i < data.size(); ++i)
             data[i] = static_cast<std::byte>(i * 7 / 512);
         const auto vectors_of = [](std::vector<std::byte>& bytes) {
-            const std::array ends{size_t{0}, size_t{512}, size_t{700 * 1024}, size_t{3_MiB}, bytes.size()};
+            const std::array ends{size_t{0}, size_t{512}, size_t{700_KiB}, size_t{3_MiB}, bytes.size()};
             std::vector<iovec> vectors;
             for (size_t i = 1; i < ends.size(); ++i)
                 vectors.push_back({bytes.data() + ends.at(i - 1), ends.at(i) - ends.at(i - 1)});
