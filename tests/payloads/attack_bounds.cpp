@@ -258,7 +258,7 @@ void attack_busy() {
     // What audits look at stays right: how late they come only the monitor can tell.
     if (wanted(39, "audits_beside_disks")) {
         const bool sealed = seal_if_asked();
-        const bool good = keep_busy_for(command_line_number("requests", 2 * queue_entries));
+        const bool good = keep_busy_for(command_line_number("requests", uint64_t{2} * queue_entries));
         print_other(39, "audits_beside_disks", sealed && good ? "works" : "WRONG");
     }
     if (wanted(39, "audit_behind_disks")) {
