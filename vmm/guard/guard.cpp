@@ -112,6 +112,20 @@ uint64_t Guard::features() {
     return features;
 }
 
+std::expected<LockTable::Change, uint32_t> Guard::take_lock(const Lock& lock) {
+    auto change = m_table.add(lock);
+    if (!change)
+        return std::unexpected(change.error() == LockRefusal::lowers_policy ? CASEMATE_EPERM
+                                                                            : CASEMATE_E2BIG);
+    // The table shows the lock by now, so no new host-side write can begin. Those that asked before must land
+    // before the pages become unwritable for this process too.
+    if (!m_parts.memory.drain_writes(m_parts.ending)) {
+        m_table.undo(*change); // the machine is ending
+        return std::unexpected(CASEMATE_EPERM);
+    }
+    return *std::move(change);
+}
+
 uint64_t Guard::lock(const GuestCpu& cpu, const Lock& lock) {
     if (m_sealed)
         return refusal(CASEMATE_EPERM);
@@ -121,15 +135,9 @@ uint64_t Guard::lock(const GuestCpu& cpu, const Lock& lock) {
     // It would stay as it is, which is less than such a lock promises.
     if (!verified && m_golden.overlaps(lock.range))
         return refusal(CASEMATE_EPERM);
-    const auto change = m_table.add(lock);
+    const auto change = take_lock(lock);
     if (!change)
-        return refusal(change.error() == LockRefusal::lowers_policy ? CASEMATE_EPERM : CASEMATE_E2BIG);
-    // The table shows the lock by now, so no new host-side write can begin. Those that asked before must land
-    // before the pages become unwritable for this process too.
-    if (!m_parts.memory.drain_writes(m_parts.ending)) {
-        m_table.undo(*change); // the machine is ending
-        return refusal(CASEMATE_EPERM);
-    }
+        return refusal(change.error());
     if (verified) {
         if (!m_golden.add(change->newly_locked)) {
             m_table.undo(*change);

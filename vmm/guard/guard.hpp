@@ -25,6 +25,7 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <expected>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -170,6 +171,9 @@ public:
 private:
     uint64_t features();
     uint64_t lock(const GuestCpu& cpu, const Lock& lock);
+    // Takes a range of RAM into the table so that no host-side write to it begins or is under way: the caller
+    // has it protected next, or undone. Or the positive CASEMATE_E*, and nothing has changed.
+    std::expected<LockTable::Change, uint32_t> take_lock(const Lock& lock);
     void write_lock_event(const GuestCpu& cpu, const Lock& lock);
     Answer root_reference(const GuestCpu& cpu, const RootRequest& request);
     Answer root_check(const GuestCpu& cpu, const RootCheckCall& call);

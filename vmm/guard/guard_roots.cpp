@@ -158,15 +158,10 @@ std::optional<uint32_t> Guard::refuse_arena(const RootArenaCall& call) {
 Guard::Answer Guard::root_arena(const GuestCpu& cpu, const RootArenaCall& call) {
     if (const auto error = refuse_arena(call))
         return {.result = refusal(*error)};
-    // As for LOCK: first no host-side write can begin, then none is under way, then the pages change.
     const Lock lock{.range = call.pages, .policy = call.policy, .kind = LockKind::page_table};
-    const auto change = m_table.add(lock);
+    const auto change = take_lock(lock);
     if (!change)
-        return {.result = refusal(CASEMATE_E2BIG)};
-    if (!m_parts.memory.drain_writes(m_parts.ending)) {
-        m_table.undo(*change); // the machine is ending
-        return {.result = refusal(CASEMATE_EPERM)};
-    }
+        return {.result = refusal(change.error())};
     const RootContents contents = m_roots.contents();
     const bool shadows = m_parts.shadows_tables();
     auto arena = RootArena::create(call.pages, contents, m_parts.protection,
@@ -199,15 +194,10 @@ Guard::Answer Guard::root_clock(const GuestCpu& cpu, const RootClockCall& call) 
         return {.result = refusal(CASEMATE_EFAULT)};
     if (!m_table.may_write(call.page))
         return {.result = refusal(CASEMATE_EPERM)};
-    // As for LOCK: first no host-side write can begin, then none is under way, then the page changes.
     const Lock lock{.range = call.page, .policy = call.policy, .kind = LockKind::data};
-    const auto change = m_table.add(lock);
+    const auto change = take_lock(lock);
     if (!change)
-        return {.result = refusal(CASEMATE_E2BIG)};
-    if (!m_parts.memory.drain_writes(m_parts.ending)) {
-        m_table.undo(*change); // the machine is ending
-        return {.result = refusal(CASEMATE_EPERM)};
-    }
+        return {.result = refusal(change.error())};
     auto clock = RootClock::create(call.page, call.interval, m_parts.protection);
     if (!clock) {
         m_table.undo(*change);
