@@ -301,8 +301,7 @@ bool Guard::runs_kernel(const GuestCpu& cpu, const kvm_sregs& system) const {
     const auto state = cpu.state();
     if (!state || state->system.ss.dpl != 0)
         return false;
-    const uint64_t base = state->system.cs.l != 0 ? 0 : state->system.cs.base;
-    const auto code = lock_behind(*state, {base + state->registers.rip});
+    const auto code = lock_behind(*state, instruction_address(*state));
     return code && code->first.kind == LockKind::text;
 }
 

@@ -46,9 +46,15 @@ bool uses_64_bit_code(const CpuState& state) {
     return (state.system.efer & efer_lma) != 0 && state.system.cs.l != 0;
 }
 
+GuestLinear instruction_address(const CpuState& state) {
+    if (uses_64_bit_code(state))
+        return {state.registers.rip};
+    return {(state.system.cs.base + state.registers.rip) & (4_GiB - 1)};
+}
+
 std::vector<std::byte> fetch_instruction(const GuestMemory& memory, const CpuState& state) {
     const bool wide = uses_64_bit_code(state);
-    uint64_t linear = state.registers.rip + (wide ? 0 : state.system.cs.base);
+    uint64_t linear = instruction_address(state).value;
     std::vector<std::byte> bytes(longest_instruction);
     size_t fetched = 0;
     while (fetched < bytes.size()) {

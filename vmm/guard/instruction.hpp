@@ -25,6 +25,8 @@ struct CpuState {
 
 // Whether it runs 64-bit code; other code has linear addresses of 32 bits.
 bool uses_64_bit_code(const CpuState& state);
+// Of the next instruction to run. In 64-bit code the base of CS does not count (SDM Vol. 3A, 3.4.4).
+GuestLinear instruction_address(const CpuState& state);
 
 // A memory write that the instruction makes. `bytes` is at least 1 and may cross pages; an operand at the top
 // of the address space may go on at its bottom, a run never does.

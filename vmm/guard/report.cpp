@@ -58,14 +58,6 @@ std::string plural(uint64_t count, const char* noun) {
     return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
 }
 
-// The address of the next instruction to run. In 64-bit code the base of CS does not count (SDM Vol.
-// 3A, 3.4.4).
-GuestLinear instruction_address(const CpuState& state) {
-    if ((state.system.efer & efer_lma) != 0 && state.system.cs.l != 0)
-        return {state.registers.rip};
-    return {(state.system.cs.base + state.registers.rip) & 0xffffffff};
-}
-
 // The privilege level is in SS, also where CS is conforming (SDM Vol. 3C, 25.4.1).
 unsigned privilege_level(const CpuState& state) {
     return state.system.ss.dpl;
