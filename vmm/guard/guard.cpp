@@ -29,10 +29,6 @@ constexpr size_t tables_per_violation = 1024;
 // map is of small pages; and with large ones, of a TiB.
 constexpr size_t tables_per_look = 4096;
 
-GuardEnd host_failure(const Error& error) {
-    return {.reason = GuardEnd::Reason::host_failure, .summary = error.message()};
-}
-
 // Of a vCPU's thread, between two checks of its progress: more than the checks themselves take.
 constexpr std::chrono::milliseconds least_stuck_time{20};
 
@@ -190,7 +186,7 @@ uint64_t Guard::seal(const GuestCpu& cpu) {
     }
     // Two vCPUs that call at once wait for each other, so each pins itself first.
     if (const auto done = pin(cpu); !done) {
-        m_parts.end({.reason = GuardEnd::Reason::host_failure, .summary = done.error().message()});
+        m_parts.end(host_failure(done.error()));
         return refusal(CASEMATE_EPERM);
     }
     if (first)
@@ -334,8 +330,7 @@ Guard::MsrWrite Guard::msr_write(const GuestCpu& cpu, uint32_t index, uint64_t v
                       : m_auditor.grants(cpu.index(), index, value, state->system.efer, cpu.run_time()));
     if (granted) {
         if (const auto done = cpu.write_msr(index, value); !done)
-            return {
-                .end = GuardEnd{.reason = GuardEnd::Reason::host_failure, .summary = done.error().message()}};
+            return {.end = host_failure(done.error())};
         // The last that Linux writes makes a CPU that starts again as it was.
         if (m_auditor.is_restarting(cpu.index()))
             if (const auto now = cpu.audited_state())
@@ -373,8 +368,7 @@ std::optional<GuardEnd> Guard::store_fault(const GuestCpu& cpu, Unexplained unex
     const auto delivering =
         unexplained == Unexplained::retry ? cpu.is_delivering_event() : Result<bool>(false);
     if (!state || !delivering)
-        return GuardEnd{.reason = GuardEnd::Reason::host_failure,
-                        .summary = (state ? delivering.error() : state.error()).message()};
+        return host_failure(state ? delivering.error() : state.error());
     PerCpu& own = m_cpus[cpu.index()];
 
     Violation violation{.vcpu = cpu.index(), .state = *state};
@@ -419,7 +413,7 @@ std::optional<GuardEnd> Guard::refuse(const GuestCpu& cpu, const Violation& viol
     if (auto end = verify_tables(cpu.index(), tables_per_violation))
         return end;
     if (const auto done = cpu.inject_general_protection(); !done)
-        return GuardEnd{.reason = GuardEnd::Reason::host_failure, .summary = done.error().message()};
+        return host_failure(done.error());
     return std::nullopt;
 }
 

@@ -3,6 +3,7 @@
 // who writes to them.
 #pragma once
 
+#include "base/error.hpp"
 #include "base/event_log.hpp"
 #include "base/log.hpp"
 #include "guard/attribution.hpp"
@@ -52,6 +53,9 @@ struct GuardEnd {
     std::string summary; // one line
     std::string report;  // of several lines; may be empty
 };
+inline GuardEnd host_failure(const Error& error) {
+    return {.reason = GuardEnd::Reason::host_failure, .summary = error.message(), .report = {}};
+}
 
 // What Parts::intercept_msr_writes() is about.
 std::vector<uint32_t> intercepted_msrs();

@@ -4,7 +4,6 @@
 #include "guard/guard.hpp"
 
 #include <algorithm>
-#include <utility>
 
 namespace casemate {
 
@@ -61,7 +60,7 @@ std::optional<GuardEnd> Guard::look_at_paravirtual(const GuestCpu& cpu) {
         return std::nullopt;
     const auto values = cpu.paravirtual_values();
     if (!values)
-        return GuardEnd{.reason = GuardEnd::Reason::host_failure, .summary = values.error().message()};
+        return host_failure(values.error());
     ToldParavirtual& told = m_cpus[cpu.index()].told;
     for (size_t i = 0; i < paravirtual_msrs.size(); ++i) {
         const uint64_t value = values->at(i).value_or(0);

@@ -16,10 +16,6 @@ constexpr size_t tables_per_check = 64;
 // Compared when a root is wrong: the reference, which the guest then loads, may be one of them.
 constexpr size_t tables_per_mismatch = 1024;
 
-GuardEnd host_failure(const Error& error) {
-    return {.reason = GuardEnd::Reason::host_failure, .summary = error.message()};
-}
-
 } // namespace
 
 Guard::Answer Guard::root_reference(const GuestCpu& cpu, const RootRequest& request) {
