@@ -15,8 +15,6 @@ namespace {
 constexpr size_t max_columns = 100;
 constexpr size_t label_columns = 14; // with the indentation before and the space behind
 
-constexpr uint64_t efer_lma = 1 << 10; // SDM Vol. 3A, 2.2.1
-
 const char* words(LockPolicy policy) {
     return policy == LockPolicy::read_only ? "read-only" : "die-on-write";
 }
@@ -198,9 +196,9 @@ void add_registers(std::string& report, const CpuState& state) {
     fmt::format_to(std::back_inserter(report),
                    "\n  {:<6} {:04x}, base {:016x}, {} code\n  {:<6} {:04x}, base {:016x}, CPL {}", "cs",
                    s.cs.selector, s.cs.base,
-                   (s.efer & efer_lma) != 0 && s.cs.l != 0 ? "64-bit"
-                   : s.cs.db != 0                          ? "32-bit"
-                                                           : "16-bit",
+                   uses_64_bit_code(state) ? "64-bit"
+                   : s.cs.db != 0          ? "32-bit"
+                                           : "16-bit",
                    "ss", s.ss.selector, s.ss.base, privilege_level(state));
 }
 
