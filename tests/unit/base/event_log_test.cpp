@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/event_log.hpp"
 
+#include "pipe.hpp"
+
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -25,27 +27,10 @@ Fd memory_file() {
     return Fd(memfd_create("events", MFD_CLOEXEC));
 }
 
-struct Pipe {
-    Fd reader, writer;
-    Pipe() {
-        std::array<int, 2> ends{};
-        REQUIRE(pipe2(ends.data(), O_CLOEXEC | O_NONBLOCK) == 0);
-        reader = Fd(ends[0]);
-        writer = Fd(ends[1]);
-    }
-};
-
-std::string read_up_to(const Fd& fd, size_t bytes) {
-    std::string text(bytes, '\0');
-    const ssize_t got = read(fd.get(), text.data(), text.size());
-    text.resize(got < 0 ? 0 : static_cast<size_t>(got));
-    return text;
-}
-
 // All there is to read without waiting.
 std::string read_all(const Fd& fd) {
     std::string text;
-    for (std::string part; !(part = read_up_to(fd, 65536)).empty();)
+    for (std::string part; !(part = read_some(fd.get(), 65536)).empty();)
         text += part;
     return text;
 }
@@ -140,22 +125,22 @@ TEST_CASE("hostile strings come out escaped, and never as bytes that a terminal 
 TEST_CASE("a full pipe stops nobody: whole lines are dropped and counted, none is torn") {
     for (const size_t field_bytes : {size_t{10}, size_t{1000}, size_t{9000}, size_t{70000}}) {
         CAPTURE(field_bytes);
-        const Pipe pipe;
-        auto log = EventLog::open(path_of(pipe.writer).c_str());
+        const Pipe pipe(O_NONBLOCK);
+        auto log = EventLog::open(path_of(pipe.write_end).c_str());
         REQUIRE(log);
         constexpr uint64_t events = 3000;
         std::string text;
         for (uint64_t i = 0; i < events; ++i) {
             log->write("e", {{"number", i}, {"text", std::string(field_bytes, 'x')}});
             if (i % 1000 == 999)
-                text += read_up_to(pipe.reader, 5000);
+                text += read_some(pipe.read_end.get(), 5000);
         }
         CHECK(log->dropped() > 0);
-        text += read_all(pipe.reader);
+        text += read_all(pipe.read_end);
         log->write("last", {});
-        text += read_all(pipe.reader);
+        text += read_all(pipe.read_end);
         log->write("last", {});
-        text += read_all(pipe.reader);
+        text += read_all(pipe.read_end);
         const auto lines = lines_of(text);
         CHECK(lines.size() + log->dropped() == events + 2);
         CHECK(lines.back()["event"] == "last");
@@ -209,12 +194,12 @@ TEST_CASE("a file that cannot take events is a usage error that names it") {
 }
 
 TEST_CASE("stderr as a pipe is not made non-blocking for others, and does not block us") {
-    const Pipe pipe;
-    const int flags = fcntl(pipe.writer.get(), F_GETFL);
-    REQUIRE(fcntl(pipe.writer.get(), F_SETFL, flags & ~O_NONBLOCK) == 0);
+    const Pipe pipe(O_NONBLOCK);
+    const int flags = fcntl(pipe.write_end.get(), F_GETFL);
+    REQUIRE(fcntl(pipe.write_end.get(), F_SETFL, flags & ~O_NONBLOCK) == 0);
     uint64_t dropped = 0;
     {
-        const StandardError standard_error(pipe.writer);
+        const StandardError standard_error(pipe.write_end);
         auto log = EventLog::open("-");
         REQUIRE(log);
         for (int i = 0; i < 5000; ++i)
@@ -223,7 +208,7 @@ TEST_CASE("stderr as a pipe is not made non-blocking for others, and does not bl
         CHECK((fcntl(STDERR_FILENO, F_GETFL) & O_NONBLOCK) == 0);
     }
     CHECK(dropped > 0);
-    CHECK(lines_of(read_all(pipe.reader)).size() + dropped == 5000);
+    CHECK(lines_of(read_all(pipe.read_end)).size() + dropped == 5000);
 }
 
 TEST_CASE("stderr as a socket does not block us") {

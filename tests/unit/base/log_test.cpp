@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/log.hpp"
 
-#include "base/fd.hpp"
+#include "pipe.hpp"
 
 #include <doctest/doctest.h>
 #include <fcntl.h>
@@ -11,22 +11,9 @@
 namespace casemate {
 namespace {
 
-struct SmallPipe {
-    Fd read_end;
-    Fd write_end;
-    SmallPipe() {
-        int ends[2];
-        REQUIRE(pipe2(ends, O_CLOEXEC) == 0);
-        read_end = Fd(ends[0]);
-        write_end = Fd(ends[1]);
-        REQUIRE(fcntl(write_end.get(), F_SETPIPE_SZ, 4096) == 4096);
-    }
-    std::string take() const {
-        std::string text(8192, '\0');
-        const ssize_t count = read(read_end.get(), text.data(), text.size());
-        text.resize(count > 0 ? static_cast<size_t>(count) : 0);
-        return text;
-    }
+struct SmallPipe : Pipe {
+    SmallPipe() { REQUIRE(fcntl(write_end.get(), F_SETPIPE_SZ, 4096) == 4096); }
+    std::string take() const { return read_some(read_end.get(), 8192); }
 };
 
 TEST_CASE("a message goes out as one line, without what a terminal would obey") {

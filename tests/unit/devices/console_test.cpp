@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/console.hpp"
 
+#include "pipe.hpp"
 #include "serial_fakes.hpp"
 
 #include <cstdlib>
@@ -17,24 +18,6 @@ namespace casemate {
 namespace {
 
 using namespace std::chrono_literals;
-
-struct Pipe {
-    Fd read_end;
-    Fd write_end;
-    Pipe() {
-        int ends[2];
-        REQUIRE(pipe2(ends, O_CLOEXEC) == 0);
-        read_end = Fd(ends[0]);
-        write_end = Fd(ends[1]);
-    }
-};
-
-std::string read_some(int descriptor, size_t most = 4096) {
-    std::string text(most, '\0');
-    const ssize_t count = read(descriptor, text.data(), most);
-    text.resize(count > 0 ? static_cast<size_t>(count) : 0);
-    return text;
-}
 
 bool wait_until(const auto& condition) {
     for (int i = 0; i < 300'000; ++i) {
