@@ -227,7 +227,16 @@ void attack_many_locks() {
     expect_writable("when_full_joined", first + page_bytes, false);
     expect_call("when_room_again", 0, refused, 1, lock_attributes());
     expect_call("when_full_again_another", -CASEMATE_E2BIG, refused + 2 * page_bytes, 1, lock_attributes());
-    expect_call("when_full_one_range", 0, first, 2 * taken, lock_attributes());
+    expect_call("when_full_too_many_pieces", -CASEMATE_E2BIG, first, 2 * taken, lock_attributes());
+    expect_writable("when_full_no_piece_taken", last - page_bytes, true);
+    if (wanted(17, "when_full_one_range")) {
+        // By as many pieces at once as a call may have.
+        constexpr uint64_t step = 2 * CASEMATE_LOCK_MAX_PIECES;
+        int64_t joined = 0;
+        for (uint64_t at = 0; at < 2 * taken && joined == 0; at += step)
+            joined = lock(first + at * page_bytes, 2 * taken - at < step ? 2 * taken - at : step, read_only);
+        print_call("when_full_one_range", joined, joined == 0);
+    }
     expect_call("when_room_another", 0, refused + 2 * page_bytes, 1, lock_attributes());
     if (wanted(17, "when_full_features")) {
         const int64_t now = features();
