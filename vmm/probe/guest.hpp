@@ -71,8 +71,8 @@ private:
     std::unique_ptr<Vcpu> m_vcpu; // always, once create() has returned
 };
 
-// Runs the guest until its next exit, at most `limit`. When KVM_RUN cannot even be interrupted, its thread
-// keeps the guest, and the caller must not enter it again.
+// Runs the guest until its next exit, at most `limit` as run_bounded() counts it. When KVM_RUN cannot even be
+// interrupted, its thread keeps the guest, and the caller must not enter it again.
 Result<ProbeStop> run_probe(const std::shared_ptr<ProbeGuest>& guest, std::chrono::milliseconds limit);
 
 } // namespace casemate

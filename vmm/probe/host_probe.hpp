@@ -9,15 +9,17 @@
 
 namespace casemate {
 
-// Runs every probe, each for a bounded time: under 5 seconds in all, on most hosts a few milliseconds.
+// Runs every probe, each for a bounded time: a few milliseconds on most hosts, a second of CPU time for each
+// that hangs.
 HostReport probe_host();
 
 // What these kinds of protection, as layers, do here: a guest's store, and its walk of protected page tables,
-// in one throwaway VM. A few milliseconds, at most three seconds. `system` is an open KVM. Any thread.
+// in one throwaway VM. A few milliseconds, two seconds of CPU time if both hang. `system` is an open KVM. Any
+// thread.
 ProtectionReport probe_protection(const System& system, std::span<const ProtectionKind> kinds);
 
 // Whether guests run here at a useful speed. Where the CPU has VMX or SVM this costs a CPUID instruction;
-// elsewhere a probe guest is timed, for up to a second. `system` is an open KVM.
+// elsewhere a probe guest is timed, for up to a second of CPU time. `system` is an open KVM.
 SpeedReport probe_speed_at_start(const System& system);
 
 } // namespace casemate

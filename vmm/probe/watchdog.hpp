@@ -23,8 +23,9 @@ enum class BoundedEnd {
     abandoned,   // did not return after the signal either: its thread was left behind
 };
 
-// Runs `work` on a thread of its own: for `limit`, then signals it, then waits for `grace` and leaves it
-// behind. `work` must own what it uses, for it may outlive the call. Fails when no thread can be had.
+// Runs `work` on a thread of its own: for `limit` of CPU time, or ten times that of waiting, so that a busy
+// host does not pass for one that hangs; then signals it, then waits for `grace` and leaves it behind. `work`
+// must own what it uses, for it may outlive the call. Fails when no thread can be had.
 Result<BoundedEnd> run_bounded(std::function<void()> work, std::chrono::milliseconds limit,
                                std::chrono::milliseconds grace);
 

@@ -13,9 +13,7 @@
 namespace casemate {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
-using std::chrono::seconds;
 
 TEST_CASE("the probe code fits its page and keeps the store first") {
     CHECK(probe_code().size() <= page_bytes);
@@ -32,10 +30,8 @@ TEST_CASE("the instruction mix computes the same twice and stays in its page") {
     CHECK(std::equal(again.begin(), again.end(), memory.begin()));
 }
 
-TEST_CASE("every probe comes back in seconds and its answers fit each other") {
-    const Clock::time_point start = Clock::now();
+TEST_CASE("every probe comes back and its answers fit each other") {
     const HostReport report = probe_host();
-    CHECK(Clock::now() - start < seconds(10));
     if (report.access != KvmAccess::open) {
         MESSAGE("no KVM here: ", report.access_error);
         CHECK_FALSE(is_usable(report));
