@@ -53,7 +53,8 @@ REASONS = {
     "amd": {0x60: "interrupt", 0x61: "nmi", 0x64: "interrupt window", 0x72: "cpuid", 0x78: "hlt", 0x7b: "port",
             0x7c: "msr", 0x81: "vmmcall", 0x400: "page fault", 0x4d: "#NM", 0x4e: "#PF", 0x65: "cr0 selective",
             0x6e: "rdpmc", 0x73: "rsm", 0x77: "pause", 0x79: "invlpg", 0x87: "rdtscp", 0x89: "wbinvd", 0x8d: "xsetbv",
-            0x00: "read cr0", 0x04: "read cr4", 0x10: "write cr0", 0x14: "write cr4", 0x37: "write dr7"},
+            0x00: "read cr0", 0x03: "read cr3", 0x04: "read cr4", 0x10: "write cr0", 0x13: "write cr3",
+            0x14: "write cr4", 0x37: "write dr7"},
     "intel": {0: "exception", 1: "interrupt", 7: "interrupt window", 10: "cpuid", 12: "hlt", 18: "vmcall",
               28: "control register", 29: "debug register", 30: "port", 31: "rdmsr", 32: "wrmsr",
               48: "page fault", 49: "mmio", 52: "preemption timer", 54: "wbinvd", 55: "xsetbv"},
@@ -352,8 +353,10 @@ def exits_of(costs, event, names):
     return {names.get(k, hex(k)): round(n, 3) for k, n in sorted(exits.items(), key=lambda e: -e[1]) if n >= 0.0005}
 
 
-def add_up(peer, runs):
+def add_up(lane, peer, runs):
     """KVM and the monitor must agree on the guest's calls, and two processes must have taken turns."""
+    # In Bochs so much time goes by for the guest that its kernel's threads take turns too.
+    most_switches = 4 if lane.startswith("intel") else 2.1
     for run in runs:
         for task, values in run.items():
             if task == "work":
@@ -361,11 +364,11 @@ def add_up(peer, runs):
             traced = values.get(f"kvm_userspace_exit.{KVM_EXIT_HYPERCALL}", 0)
             told = values["end.hypercalls"]
             # An audit that interrupts the way back into the guest is traced with the reason of the exit before.
-            if not told <= traced <= told * 1.01 + 2:
+            if not told <= traced <= told + values["end.audits"] + 2:
                 sys.exit(f"bench: {peer}: {task}: KVM counted {traced:.0f} calls, the monitor {told:.0f}")
         switches = each_round(run, "ping_pong")["switches"]
-        if not 1.98 <= switches <= 2.1:
-            sys.exit(f"bench: {peer}: {switches:.3f} context switches a round, not 2")
+        if not 1.98 <= switches <= most_switches:
+            sys.exit(f"bench: {peer}: {switches:.3f} context switches a round, not 2 to {most_switches}")
 
 
 def costs_of_looking(runs):
@@ -381,7 +384,7 @@ def costs_of_looking(runs):
 
 
 def root_costs(o, peer, runs, base):
-    add_up(peer, runs)
+    add_up(o.lane, peer, runs)
     ping = medians([each_round(run, "ping_pong") for run in runs])
     switch = {what: n / ping["switches"] for what, n in ping.items()}
     life = medians([each_round(run, "fork_exec") for run in runs])
