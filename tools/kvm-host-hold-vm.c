@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Holds a VM with one vCPU that never runs, until it is killed; tools/kvm-host-init says why. */
+/*
+ * Leaves a process behind that holds a VM with one vCPU, which never runs, and prints its number;
+ * tools/kvm-host-init says why.
+ */
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <stdio.h>
@@ -13,6 +16,16 @@ int main(void) {
         perror("hold-vm");
         return 1;
     }
+    const pid_t holder = fork();
+    if (holder < 0) {
+        perror("hold-vm: fork");
+        return 1;
+    }
+    if (holder > 0) {
+        printf("%d\n", holder);
+        return 0;
+    }
+    close(STDOUT_FILENO);
     for (;;)
         pause();
 }
