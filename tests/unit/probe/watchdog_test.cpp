@@ -34,6 +34,7 @@ TEST_CASE("work that waits longer than its limit, as on a busy host, is left to 
 
 TEST_CASE("work that computes for ever is interrupted after its limit of CPU time") {
     const std::clock_t before = std::clock();
+    const Clock::time_point start = Clock::now();
     const auto end = run_bounded(
         [] {
             sigset_t pending;
@@ -44,7 +45,9 @@ TEST_CASE("work that computes for ever is interrupted after its limit of CPU tim
         milliseconds(50), milliseconds(10000));
     REQUIRE(end);
     CHECK(*end == BoundedEnd::interrupted);
-    CHECK(std::clock() - before >= CLOCKS_PER_SEC / 20);
+    // Where it gets hardly any CPU time it is interrupted as work that waits is.
+    const bool is_starved = Clock::now() - start >= milliseconds(500);
+    CHECK((is_starved || std::clock() - before >= CLOCKS_PER_SEC / 20));
 }
 
 TEST_CASE("work that waits for ever is interrupted by the signal") {
