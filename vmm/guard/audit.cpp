@@ -137,6 +137,12 @@ void Auditor::charge(Pins& pins, Start& start, std::chrono::nanoseconds run_time
     m_time_in_restarts += ran;
 }
 
+void Auditor::end_start(Pins& pins, std::chrono::nanoseconds run_time) {
+    if (pins.start)
+        charge(pins, *pins.start, run_time);
+    pins.start.reset();
+}
+
 bool Auditor::may_go_on(Pins& pins, Start& start, const AuditedState& found,
                         std::chrono::nanoseconds run_time, const std::function<bool()>& strays) {
     charge(pins, start, run_time);
@@ -156,10 +162,8 @@ bool Auditor::may_go_on(Pins& pins, Start& start, const AuditedState& found,
 void Auditor::settle(uint32_t cpu, const AuditedState& found, std::chrono::nanoseconds run_time) {
     const std::lock_guard lock(m_mutex);
     Pins& pins = m_pins.at(cpu);
-    if (!pins.start || first_difference(pins.state, found))
-        return;
-    charge(pins, *pins.start, run_time);
-    pins.start.reset();
+    if (pins.start && !first_difference(pins.state, found))
+        end_start(pins, run_time);
 }
 
 std::optional<AuditDifference> Auditor::audit(uint32_t cpu, const AuditedState& found,
@@ -177,9 +181,7 @@ std::optional<AuditDifference> Auditor::audit(uint32_t cpu, const AuditedState& 
     }
     auto difference = first_difference(pins.state, found);
     if (!difference) {
-        if (pins.start)
-            charge(pins, *pins.start, run_time);
-        pins.start.reset();
+        end_start(pins, run_time);
         return std::nullopt;
     }
     note_restart(pins, found.system.efer, run_time);

@@ -128,6 +128,7 @@ private:
     bool may_go_on(Pins& pins, Start& start, const AuditedState& found, std::chrono::nanoseconds run_time,
                    const std::function<bool()>& strays);
     void charge(Pins& pins, Start& start, std::chrono::nanoseconds run_time);
+    void end_start(Pins& pins, std::chrono::nanoseconds run_time);
 
     std::stop_token m_ending;
     Clock::time_point (*m_now)();

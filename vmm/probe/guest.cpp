@@ -14,7 +14,6 @@ namespace casemate {
 namespace {
 
 constexpr uint32_t ram_slot = 0;
-constexpr std::chrono::milliseconds interrupt_grace{5000};
 
 // Flat 64-bit segments; SDM volume 3A, "Segment Descriptors": type 11 = code, execute/read, accessed; 3 =
 // data, read/write, accessed. VMX and SVM load the hidden parts, so that there need be no GDT in memory.

@@ -22,7 +22,6 @@ constexpr uint64_t rounds = 4000;
 // The fastest counts: the machine may be busy.
 constexpr int attempts = 3;
 constexpr std::chrono::milliseconds speed_limit{1000};
-constexpr std::chrono::milliseconds speed_grace{5000};
 
 struct Timed {
     Clock::duration time;
@@ -88,7 +87,7 @@ Result<double> measure_speed_ratio(const System& system) {
     const std::shared_ptr<ProbeGuest> guest = TRY(ProbeGuest::create(system));
     const auto timed = std::make_shared<Result<Timed>>(fail(Error("speed probe never ran")));
     const BoundedEnd end =
-        TRY(run_bounded([guest, timed] { *timed = time_guest(*guest); }, speed_limit, speed_grace));
+        TRY(run_bounded([guest, timed] { *timed = time_guest(*guest); }, speed_limit, interrupt_grace));
     if (end == BoundedEnd::abandoned)
         return fail(Error("stop the speed probe: KVM_RUN ignores signals"));
     const Timed in_guest = TRY(std::move(*timed));

@@ -17,6 +17,9 @@ constexpr int watchdog_signal = SIGUSR1;
 // All signals but watchdog_signal: the mask for such a wait.
 sigset_t watchdog_wait_mask();
 
+// For KVM_RUN to return after the signal, on a busy host too.
+constexpr std::chrono::milliseconds interrupt_grace{5000};
+
 enum class BoundedEnd {
     finished,    // returned by itself
     interrupted, // returned after the signal
