@@ -63,6 +63,7 @@ constexpr uint16_t boot_flag_value = 0xaa55;
 constexpr uint32_t setup_header_magic = 0x53726448; // "HdrS"
 constexpr uint8_t loadflag_loaded_high = 1 << 0;
 constexpr uint16_t xloadflag_kernel_64 = 1 << 0;
+constexpr uint16_t xloadflag_above_4g = 1 << 1;
 constexpr uint8_t loader_undefined = 0xff;
 
 template <size_t Found, size_t Wanted>

@@ -105,11 +105,13 @@ Result<Segment> check_segment(const ImageFile& file, const Elf64_Phdr& header) {
     if (header.p_filesz > header.p_memsz)
         return fail(Error::usage(fmt::format("has a segment at {} that is longer in the file than in memory",
                                              to_string(GuestPhysical{header.p_paddr}))));
-    if (!file.holds(header.p_offset, header.p_filesz))
+    // The offset of a segment that has nothing in the file is of no account.
+    if (header.p_filesz != 0 && !file.holds(header.p_offset, header.p_filesz))
         return fail(Error::usage(fmt::format("is truncated: the segment at {} lies past the end of the file",
                                              to_string(GuestPhysical{header.p_paddr}))));
     const auto memory = GuestRange::from_guest(GuestValue(header.p_paddr), GuestValue(header.p_memsz));
-    if (!memory || header.p_vaddr + header.p_memsz < header.p_vaddr)
+    // To the last byte of the linear address space is no wrap.
+    if (!memory || header.p_vaddr + (header.p_memsz - 1) < header.p_vaddr)
         return fail(Error::usage(fmt::format("has a segment at {} that wraps around the address space",
                                              to_string(GuestPhysical{header.p_paddr}))));
     if (memory->start() < layout::kernel.start)

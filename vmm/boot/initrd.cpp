@@ -18,6 +18,10 @@ Result<GuestRange> choose_place(const GuestMemory& memory, const LoadedKernel& k
     const uint64_t end = std::min(ceiling, low_ram_end);
     const uint64_t floor = layout::kernel.start.value;
 
+    if (ceiling <= floor)
+        return fail(Error::usage("the kernel takes no initrd: its initrd_addr_max is " +
+                                 to_string(GuestPhysical{kernel.initrd_addr_max}))
+                        .hint("Leave out --initrd."));
     if (bytes <= end) {
         const uint64_t start = align_down(end - bytes, page_bytes);
         if (start >= kernel.occupied.end())

@@ -78,8 +78,10 @@ TEST_CASE("the kernel's highest address and the hole bound an initrd in a big gu
     CHECK(place(5_GiB, kernel, 1).start == 3_GiB - page_bytes);
     kernel.initrd_addr_max = ~0ULL;
     CHECK(place(5_GiB, kernel, 1).start == 3_GiB - page_bytes);
+    kernel.initrd_addr_max = 2_MiB;
+    CHECK(says(place(5_GiB, kernel, 2 * page_bytes), "takes an initrd only between"));
     kernel.initrd_addr_max = 0;
-    CHECK(says(place(5_GiB, kernel, 1), "takes an initrd only between"));
+    CHECK(says(place(5_GiB, kernel, 1), "takes no initrd"));
 }
 
 TEST_CASE("an initrd that no guest could hold is not answered with a request for more RAM") {

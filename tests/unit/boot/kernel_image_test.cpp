@@ -4,6 +4,7 @@
 #include "synthetic_kernel.hpp"
 
 #include <algorithm>
+#include <array>
 #include <doctest/doctest.h>
 #include <string_view>
 #include <sys/stat.h>
@@ -158,8 +159,30 @@ TEST_CASE("a kernel may end with RAM but not one byte past it, nor wrap") {
     CHECK(says(refusal(elf.file()), "wraps"));
     elf.data.p_memsz -= 1;
     CHECK(says(refusal(elf.file()), "wraps")); // the linear address still does
-    elf.data.p_vaddr = 0;
+    elf.data.p_vaddr = 1;
     CHECK(says(refusal(elf.file()), "device hole"));
+}
+
+TEST_CASE("a segment without bytes in the file may name any offset") {
+    synthetic::Elf elf;
+    elf.data.p_filesz = 0;
+    for (const uint64_t offset :
+         {uint64_t{0}, synthetic::elf_data_offset + synthetic::elf_data_bytes + 1, ~uint64_t{0}}) {
+        elf.data.p_offset = offset;
+        const GuestMemory memory = ram(16_MiB);
+        REQUIRE(load(memory, elf.file()));
+        CHECK(all_are(memory, synthetic::elf_data_start, synthetic::elf_data_memory_bytes, std::byte{0}));
+    }
+    elf.data.p_filesz = 1;
+    CHECK(says(refusal(elf.file()), "truncated"));
+}
+
+TEST_CASE("a segment may be linked to end with the linear address space, but not to wrap") {
+    synthetic::Elf elf;
+    elf.data.p_vaddr = 0 - synthetic::elf_data_memory_bytes;
+    CHECK(load(ram(16_MiB), elf.file()));
+    elf.data.p_vaddr += 1;
+    CHECK(says(refusal(elf.file()), "wraps"));
 }
 
 TEST_CASE("no amount of RAM holds a kernel that reaches into the hole") {
@@ -240,14 +263,33 @@ TEST_CASE("only what the setup header says is header gets copied") {
     kernel = load(ram(16_MiB), image.file());
     REQUIRE(kernel);
     CHECK(kernel->header.kernel_info_offset == 0);
-    image.header.jump = 0xffeb; // longer than the zero page has room for: cut
+    image.header.jump = 0x7feb; // the longest, with fields of later versions
     kernel = load(ram(16_MiB), image.file());
     REQUIRE(kernel);
-    CHECK(kernel->header.later_fields.back() == std::byte{0xee});
+    constexpr size_t later = 0x202 + 0x7f - setup_header_offset - offsetof(SetupHeader, later_fields);
+    CHECK(kernel->header.later_fields.at(later - 1) == std::byte{0xee});
+    CHECK(kernel->header.later_fields.at(later) == std::byte{0});
     image.header.jump = 0x62eb; // up to init_size, inclusive
     CHECK(load(ram(16_MiB), image.file()));
     image.header.jump = 0x61eb;
     CHECK(says(refusal(image.file()), "setup header of only"));
+}
+
+TEST_CASE("a setup header without a short jump forward is as long as its version says") {
+    synthetic::BzImage image;
+    image.header.kernel_info_offset = 0x1234;
+    for (const uint16_t jump : std::array<uint16_t, 4>{0x0000, 0x61e9, 0x80eb, 0xffeb}) {
+        image.header.jump = jump;
+        image.header.version = 0x20f;
+        auto kernel = load(ram(16_MiB), image.file());
+        REQUIRE(kernel);
+        CHECK(kernel->header.kernel_info_offset == 0x1234);
+        CHECK(kernel->header.later_fields.front() == std::byte{0});
+        image.header.version = 0x20e;
+        kernel = load(ram(16_MiB), image.file());
+        REQUIRE(kernel);
+        CHECK(kernel->header.kernel_info_offset == 0);
+    }
 }
 
 TEST_CASE("setup_sects says where the code of a bzImage starts") {
@@ -261,12 +303,20 @@ TEST_CASE("setup_sects says where the code of a bzImage starts") {
     CHECK(says(refusal(image.file()), "truncated"));
 }
 
-TEST_CASE("a bzImage may end with its code but not one byte before") {
+TEST_CASE("a bzImage may end within its last paragraph but not before") {
     synthetic::BzImage image;
-    auto bytes = image.file();
-    CHECK(load(ram(16_MiB), bytes));
-    bytes.pop_back();
-    CHECK(says(refusal(bytes), "truncated: the file has 6655 bytes of at least 6656"));
+    image.code_bytes = synthetic::bz_code_bytes - 15;
+    const GuestMemory memory = ram(16_MiB);
+    CHECK(load(memory, image.file()));
+    CHECK(all_are(memory, synthetic::bz_start, image.code_bytes, std::byte{0x90}));
+    CHECK(all_are(memory, synthetic::bz_start + image.code_bytes, 16, std::byte{0}));
+    image.code_bytes -= 1;
+    CHECK(says(refusal(image.file()), "truncated: the file has 6640 bytes of at least 6641"));
+    image.code_bytes = synthetic::bz_code_bytes + 1;
+    CHECK(load(memory, image.file()));
+    CHECK(all_are(memory, synthetic::bz_start, image.code_bytes, std::byte{0x90}));
+    image.header.syssize = 1;
+    CHECK(load(memory, image.file()));
     image.header.syssize = 0xffffffff;
     CHECK(says(refusal(image.file()), "truncated"));
     image.header.syssize = 0;
@@ -278,7 +328,7 @@ TEST_CASE("a bzImage may end with its code but not one byte before") {
     CHECK(says(refusal(first_of(image.file(), 0x250)), "truncated"));
 }
 
-TEST_CASE("init_size may end with RAM but not one byte past it, and holds the whole file") {
+TEST_CASE("init_size may end with RAM but not one byte past it") {
     synthetic::BzImage image;
     image.header.init_size = static_cast<uint32_t>(16_MiB - synthetic::bz_start);
     CHECK(load(ram(16_MiB), image.file()));
@@ -286,35 +336,101 @@ TEST_CASE("init_size may end with RAM but not one byte past it, and holds the wh
     CHECK(says(refusal(image.file()), "needs at least 17 MiB of RAM, the guest has 16 MiB"));
     image.header.init_size = 0xffffffff;
     CHECK(says(refusal(image.file()), "device hole"));
-    image.header.init_size = synthetic::bz_code_bytes;
+}
+
+TEST_CASE("a bzImage occupies its file where init_size is smaller or not told") {
+    synthetic::BzImage image;
+    for (const size_t init_size : {size_t{0}, synthetic::bz_code_bytes - 1, synthetic::bz_code_bytes}) {
+        image.header.init_size = static_cast<uint32_t>(init_size);
+        const auto kernel = load(ram(16_MiB), image.file());
+        REQUIRE(kernel);
+        CHECK(kernel->occupied.bytes() == synthetic::bz_code_bytes);
+    }
+    image.header.pref_address = 16_MiB - synthetic::bz_code_bytes;
+    image.header.relocatable_kernel = 0;
     CHECK(load(ram(16_MiB), image.file()));
-    image.header.init_size = synthetic::bz_code_bytes - 1;
-    CHECK(says(refusal(image.file()), "init_size of only"));
+    image.code_bytes += 1;
+    CHECK(says(refusal(image.file()), "needs at least 17 MiB of RAM, the guest has 16 MiB"));
 }
 
 TEST_CASE("a preferred address must be where kernels may be and is aligned when the kernel can move") {
     synthetic::BzImage image;
-    image.header.pref_address = 1_MiB - 1;
-    CHECK(says(refusal(image.file()), "wants to be loaded"));
+    const auto start_of = [&image] {
+        const auto kernel = load(ram(16_MiB), image.file());
+        REQUIRE(kernel);
+        CHECK(kernel->entry.value == kernel->occupied.start().value + 0x200);
+        CHECK(kernel->header.code32_start == kernel->occupied.start().value);
+        return kernel->occupied.start().value;
+    };
     image.header.pref_address = 3_GiB;
     CHECK(says(refusal(image.file(), 4_GiB), "wants to be loaded"));
     image.header.pref_address = ~0ULL;
     CHECK(says(refusal(image.file()), "wants to be loaded"));
-    image.header.pref_address = 1_MiB;
-    auto kernel = load(ram(16_MiB), image.file());
-    REQUIRE(kernel);
-    CHECK(kernel->occupied.start().value == 2_MiB);
-    image.header.relocatable_kernel = 0;
-    kernel = load(ram(16_MiB), image.file());
-    REQUIRE(kernel);
-    CHECK(kernel->occupied.start().value == 1_MiB);
-    image.header.relocatable_kernel = 1;
+    for (const uint64_t low : {uint64_t{0}, uint64_t{1}, uint64_t{1_MiB - 1}, uint64_t{1_MiB}}) {
+        image.header.pref_address = low; // 0: none
+        CHECK(start_of() == 2_MiB);
+    }
+    image.header.pref_address = 1_MiB + 1;
+    image.header.kernel_alignment = 16;
+    CHECK(start_of() == 1_MiB + 16);
+    image.header.kernel_alignment = 0; // none
+    CHECK(start_of() == 1_MiB + 1);
     image.header.kernel_alignment = 3;
-    CHECK(says(refusal(image.file()), "power of two"));
-    image.header.kernel_alignment = 0;
     CHECK(says(refusal(image.file()), "power of two"));
     image.header.kernel_alignment = 1U << 31;
     CHECK(says(refusal(image.file()), "RAM"));
+
+    image.header.relocatable_kernel = 0; // the alignment is of no account
+    CHECK(start_of() == 1_MiB + 1);
+    image.header.pref_address = 0;
+    CHECK(start_of() == 1_MiB);
+    image.header.pref_address = 1_MiB - 1;
+    CHECK(says(refusal(image.file()), "wants to be loaded"));
+}
+
+TEST_CASE("a bzImage may leave out the limit of its command line, and take an initrd wherever RAM is") {
+    synthetic::BzImage image;
+    image.header.cmdline_size = 0;
+    image.header.initrd_addr_max = 0x37ffffff;
+    auto kernel = load(ram(16_MiB), image.file());
+    REQUIRE(kernel);
+    CHECK(kernel->command_line_limit == 255);
+    CHECK(kernel->initrd_addr_max == 0x37ffffff);
+    image.header.cmdline_size = 1;
+    image.header.xloadflags = xloadflag_kernel_64 | xloadflag_above_4g;
+    kernel = load(ram(16_MiB), image.file());
+    REQUIRE(kernel);
+    CHECK(kernel->command_line_limit == 1);
+    CHECK(kernel->initrd_addr_max >= 3_GiB);
+}
+
+TEST_CASE("the header of Debian's memtest86+ 6.10 loads") {
+    synthetic::BzImage image;
+    image.header = {};
+    image.header.setup_sects = 2;
+    image.header.syssize = 0x22dc;
+    image.header.boot_flag = boot_flag_value;
+    image.header.jump = 0x66eb;
+    image.header.header = setup_header_magic;
+    image.header.version = 0x20c;
+    image.header.loadflags = loadflag_loaded_high;
+    image.header.code32_start = static_cast<uint32_t>(1_MiB);
+    image.header.initrd_addr_max = 0xffffffff;
+    image.header.kernel_alignment = 0x1000;
+    image.header.min_alignment = 12;
+    image.header.xloadflags = 9;
+    image.header.cmdline_size = 255;
+    image.header.pref_address = 1_MiB;
+    image.header.init_size = 0x6acf8;
+    image.header.handover_offset = 0x10;
+    image.setup_bytes = size_t{3} * 512;
+    image.code_bytes = 144312 - image.setup_bytes;
+    const GuestMemory memory = ram(16_MiB);
+    const auto kernel = load(memory, image.file());
+    REQUIRE(kernel);
+    CHECK(kernel->entry.value == 1_MiB + 0x200);
+    CHECK(kernel->occupied.end() == 1_MiB + 0x6acf8);
+    CHECK(all_are(memory, 1_MiB, image.code_bytes, std::byte{0x90}));
 }
 
 TEST_CASE("bzImages that cannot be entered in 64-bit mode are named") {
