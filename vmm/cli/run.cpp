@@ -11,6 +11,7 @@
 #include "machine/exit_status.hpp"
 #include "machine/machine.hpp"
 #include "probe/host_probe.hpp"
+#include "probe/speed.hpp"
 
 #include <algorithm>
 #include <array>
@@ -66,7 +67,7 @@ constexpr std::chrono::milliseconds last_words_time{500};
 
 // A KVM without hardware virtualization would take hours to boot Linux, without a word.
 Result<void> insist_on_speed(const RunOptions& options) {
-    if (options.force)
+    if (options.force || hardware_kind() != KvmKind::software)
         return {};
     const System system = TRY(System::open());
     const SpeedReport speed = probe_speed_at_start(system);

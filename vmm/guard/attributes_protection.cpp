@@ -24,9 +24,13 @@ std::vector<GuestRange> in_steps(std::span<const GuestRange> ranges) {
 
 } // namespace
 
+bool AttributesProtection::is_offered(const Vm& vm) {
+    return (vm.memory_attributes() & locked) == locked;
+}
+
 Result<std::unique_ptr<AttributesProtection>>
 AttributesProtection::create(const Vm& vm, const GuestMemory& memory, std::stop_token ending) {
-    if ((vm.memory_attributes() & locked) != locked)
+    if (!is_offered(vm))
         return fail(Error("this KVM has no memory attributes that deny writes for good")
                         .hint("boot the kernel that tools/host-kernel builds, or use --protect mapping"));
     if (vm.check_extension(KVM_CAP_X86_DISABLE_EPT_AD) != 0)

@@ -16,6 +16,8 @@ namespace casemate {
 
 class AttributesProtection final : public Protection {
 public:
+    // Whether KVM has such attributes for this VM.
+    static bool is_offered(const Vm& vm);
     // Before the VM's first vCPU is created. Where the CPU's own walker would write to locked page tables and
     // KVM can keep it from that, it does from here on. Both outlive this. Fails where KVM has no such
     // attributes.

@@ -32,6 +32,10 @@ std::optional<ProtectionKind> protection_kind(std::string_view name) {
     return found == protection_kinds.end() ? std::nullopt : std::optional(*found);
 }
 
+bool is_offered(ProtectionKind kind, const Vm& vm) {
+    return kind != ProtectionKind::attributes || AttributesProtection::is_offered(vm);
+}
+
 Result<std::unique_ptr<Protection>> make_protection(ProtectionKind kind, const ProtectionParts& parts) {
     switch (kind) {
     case ProtectionKind::attributes:

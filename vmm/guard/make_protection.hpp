@@ -42,6 +42,8 @@ struct ProtectionParts {
     // The machine ends: what takes many steps fails between two of them, and is not undone.
     std::stop_token ending;
 };
+// False where making it would fail for what `vm`'s KVM lacks: it need not be tried then.
+bool is_offered(ProtectionKind kind, const Vm& vm);
 // Fails where the host does not have it; that it has does not say that it works: probe/host_probe.hpp does.
 Result<std::unique_ptr<Protection>> make_protection(ProtectionKind kind, const ProtectionParts& parts);
 // One or more kinds, all different: several are layers.

@@ -55,16 +55,17 @@ int System::check_extension(int capability) const {
 }
 
 Result<std::vector<kvm_cpuid_entry2>> System::supported_cpuid() const {
-    for (uint32_t capacity = 128;; capacity *= 2) {
+    for (uint32_t capacity = 128; !m_supported_cpuid; capacity *= 2) {
         const size_t bytes = sizeof(kvm_cpuid2) + capacity * sizeof(kvm_cpuid_entry2);
         const auto buffer = std::make_unique<std::byte[]>(bytes);
         auto* const list = reinterpret_cast<kvm_cpuid2*>(buffer.get());
         list->nent = capacity;
         if (ioctl(m_fd.get(), KVM_GET_SUPPORTED_CPUID, list) == 0)
-            return std::vector<kvm_cpuid_entry2>(list->entries, list->entries + list->nent);
-        if (errno != E2BIG || capacity > 4096)
+            m_supported_cpuid.emplace(list->entries, list->entries + list->nent);
+        else if (errno != E2BIG || capacity > 4096)
             return fail(Error::system("KVM_GET_SUPPORTED_CPUID", errno));
     }
+    return *m_supported_cpuid;
 }
 
 Result<Vm> System::create_vm() const {

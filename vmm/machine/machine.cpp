@@ -3,8 +3,6 @@
 
 #include "boot/acpi_tables.hpp"
 #include "boot/entry_state.hpp"
-#include "boot/initrd.hpp"
-#include "boot/kernel_image.hpp"
 #include "boot/zero_page.hpp"
 #include "devices/virtio/blk.hpp"
 #include "devices/virtio/net.hpp"
@@ -12,6 +10,7 @@
 #include "kvm/system.hpp"
 #include "machine/cpuid.hpp"
 #include "machine/guard_end.hpp"
+#include "machine/guest_load.hpp"
 #include "machine/vcpu_loop.hpp"
 #include "memory/layout.hpp"
 #include "probe/host_probe.hpp"
@@ -90,13 +89,16 @@ Result<std::unique_ptr<Machine>> Machine::create(const Config& config, const Log
     self.m_watch = TRY(Watch::create({.audit = [&self](Watch::Clock::time_point due) { self.audit(due); },
                                       .check_progress = [&self] { self.check_progress(); },
                                       .check_lock_deadline = [&self] { self.check_lock_deadline(); }}));
+    // Beside it KVM is set up, which is mostly waiting, and tried out.
+    const auto load = TRY(GuestLoad::begin(self.m_memory, {config.kernel, config.initrd}));
     TRY(machine->set_up_vm());
     const ProtectionChoice choice = TRY(machine->offer_locks(system));
-    TRY(machine->create_guard(choice));
     TRY(machine->add_platform_devices(console));
     TRY(machine->add_virtio_devices());
+    const LoadedGuest guest = TRY(load->finish());
+    TRY(machine->create_guard(choice));
     TRY(machine->create_vcpus(system));
-    TRY(machine->load_guest());
+    TRY(machine->hand_over_to(guest));
     return machine;
 }
 
@@ -123,20 +125,25 @@ Result<void> Machine::filter_msrs() {
 }
 
 // Throwaway VMs tell.
-Result<Machine::ProtectionChoice> Machine::choose_protection(const System& system) const {
+Result<Machine::ProtectionChoice> Machine::choose_protection(const System& system) {
     if (!m_config.protect.empty()) {
-        const ProtectionReport report = probe_protection(system, m_config.protect);
-        if (report.store == StoreReport::none)
+        const ProtectionTrial trial = try_protection(system, m_config.protect);
+        if (trial.report.store == StoreReport::none)
             return fail(
                 Error("a guest's store to memory with the protection asked for is not stopped here: " +
-                      report.store_note)
+                      trial.report.store_note)
                     .hint("leave out --protect; casemate check tells more"));
-        return ProtectionChoice{m_config.protect, table_enforcement(report)};
+        m_throwaway = trial.throwaway;
+        return ProtectionChoice{m_config.protect, table_enforcement(trial.report)};
     }
     for (const ProtectionKind kind : protection_kinds) {
-        const ProtectionReport report = probe_protection(system, {&kind, 1});
-        if (stops_stores(report))
-            return ProtectionChoice{{kind}, table_enforcement(report)};
+        if (!is_offered(kind, m_vm))
+            continue;
+        const ProtectionTrial trial = try_protection(system, {&kind, 1});
+        if (!stops_stores(trial.report))
+            continue;
+        m_throwaway = trial.throwaway;
+        return ProtectionChoice{{kind}, table_enforcement(trial.report)};
     }
     return fail(
         Error("nothing on this host keeps a guest from storing to locked memory, so it cannot lock any")
@@ -313,11 +320,9 @@ Result<void> Machine::create_vcpus(const System& system) {
     return {};
 }
 
-Result<void> Machine::load_guest() {
-    const LoadedKernel kernel = TRY(load_kernel(m_memory, m_config.kernel.c_str()));
-    BootHandover handover{.command_line = m_config.command_line};
-    if (!m_config.initrd.empty())
-        handover.initrd = TRY(load_initrd(m_memory, kernel, m_config.initrd.c_str()));
+Result<void> Machine::hand_over_to(const LoadedGuest& guest) {
+    const LoadedKernel& kernel = guest.kernel;
+    BootHandover handover{.command_line = m_config.command_line, .initrd = guest.initrd};
     handover.rsdp = TRY(write_acpi_tables(m_memory, {.cpus = m_config.cpus}));
     TRY(write_zero_page(m_memory, kernel, handover));
     TRY(write_entry_tables(m_memory));
@@ -348,6 +353,7 @@ Result<void> Machine::start() {
         return fail(Error::system("start the machine's threads", failure.code().value())
                         .hint("raise the limit on processes"));
     }
+    m_throwaway.reset();
     return {};
 }
 

@@ -40,6 +40,7 @@
 
 namespace casemate {
 
+struct LoadedGuest;
 class System;
 
 // create, start, wait, in this order, from one thread; the rest from any. Several may live in one process.
@@ -82,7 +83,7 @@ private:
         std::vector<ProtectionKind> kinds; // layers
         TableEnforcement tables = TableEnforcement::verified;
     };
-    Result<ProtectionChoice> choose_protection(const System& system) const;
+    Result<ProtectionChoice> choose_protection(const System& system);
     // Opens the hypercall interface to the guest, as far as the host and Config::locks allow.
     Result<ProtectionChoice> offer_locks(const System& system);
     Result<void> create_guard(const ProtectionChoice& choice);
@@ -96,7 +97,7 @@ private:
     Result<void> add_virtio(std::unique_ptr<virtio::VirtioDevice> device);
     Result<void> add_port_device(const layout::Ports& ports, std::unique_ptr<Device> device);
     Result<void> create_vcpus(const System& system);
-    Result<void> load_guest();
+    Result<void> hand_over_to(const LoadedGuest& guest);
     void report_end(const MachineEnd& end);
     uint64_t end_microseconds() const;
     void start_threads();
@@ -133,6 +134,7 @@ private:
     std::vector<std::unique_ptr<virtio::PciTransport>> m_transports;
     PciHost m_pci;
     std::vector<Vcpu> m_vcpus;
+    std::shared_ptr<void> m_throwaway; // the VM that the host was tried out in, until the guest runs
 
     std::atomic<bool> m_stopping = false;
     std::mutex m_end_mutex; // guards m_end

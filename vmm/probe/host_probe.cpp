@@ -5,6 +5,7 @@
 #include "kvm/vm.hpp"
 #include "probe/guest.hpp"
 #include "probe/speed.hpp"
+#include "probe/watchdog.hpp"
 
 #include <algorithm>
 #include <array>
@@ -16,6 +17,8 @@
 #include <fcntl.h>
 #include <fmt/core.h>
 #include <linux/io_uring.h>
+#include <memory>
+#include <mutex>
 #include <string_view>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -141,16 +144,16 @@ struct StoreOutcome {
     std::string note;
 };
 
-// Lets the guest store to `address`, which is write-protected, and says what came of it.
-Result<StoreOutcome> store_to(const std::shared_ptr<ProbeGuest>& guest, GuestPhysical address) {
+// Lets the guest store to `address`, which is write-protected, and says what came of it. Unbounded.
+Result<StoreOutcome> store_to(ProbeGuest& guest, GuestPhysical address) {
     uint64_t before = 0;
-    const std::byte* const host = guest->memory().data() + address.value;
+    const std::byte* const host = guest.memory().data() + address.value;
     std::memcpy(&before, host, sizeof(before));
     kvm_regs registers{};
     registers.rdi = address.value;
     registers.rsi = stored_value;
-    TRY(guest->enter(casemate_probe_store, registers));
-    const ProbeStop stop = TRY(run_probe(guest, probe_limit));
+    TRY(guest.enter(casemate_probe_store, registers));
+    const ProbeStop stop = TRY(guest.run_here());
     if (stop.timed_out)
         return StoreOutcome{StoreReport::none, stop.describe()};
     uint64_t after = 0;
@@ -174,29 +177,60 @@ Result<StoreOutcome> store_to(const std::shared_ptr<ProbeGuest>& guest, GuestPhy
                     static_cast<int64_t>(rip - ProbeGuest::address_of(casemate_probe_store)))};
 }
 
-Result<void> probe_store(const std::shared_ptr<ProbeGuest>& guest, ProtectionReport& report) {
-    TRY(guest->protect(GuestRange::of(probe_layout::target, page_bytes)));
+// A report that grows while its thread may be left behind.
+class GrowingReport {
+public:
+    // What is true if nothing more comes.
+    void publish(const ProtectionReport& report, Result<void> done = {}) {
+        const std::lock_guard lock(m_mutex);
+        m_report = report;
+        m_done = std::move(done);
+    }
+    Result<void> copy_to(ProtectionReport& report) const {
+        const std::lock_guard lock(m_mutex);
+        report = m_report;
+        return m_done;
+    }
+
+private:
+    mutable std::mutex m_mutex; // guards all below
+    ProtectionReport m_report;
+    Result<void> m_done;
+};
+
+Result<void> probe_store(ProbeGuest& guest, ProtectionReport& report, GrowingReport& published) {
+    ProtectionReport hung = report;
+    hung.store = StoreReport::none;
+    hung.store_note = ProbeStop{.timed_out = true}.describe();
+    published.publish(hung);
+    TRY(guest.protect(GuestRange::of(probe_layout::target, page_bytes)));
     const StoreOutcome outcome = TRY(store_to(guest, probe_layout::target));
     report.store = outcome.report;
     report.store_note = outcome.note;
     return {};
 }
 
-Result<void> probe_walk(const std::shared_ptr<ProbeGuest>& guest, ProtectionReport& report) {
-    TRY(guest->protect(GuestRange::of(probe_layout::tables, probe_layout::tables_bytes)));
+Result<void> probe_walk(ProbeGuest& guest, ProtectionReport& report, GrowingReport& published) {
+    TRY(guest.protect(GuestRange::of(probe_layout::tables, probe_layout::tables_bytes)));
+    ProtectionReport hung = report;
+    hung.walk.tested = true;
+    hung.walk_note = ProbeStop{.timed_out = true}.describe();
+    published.publish(hung);
     uint64_t expected = 0;
-    std::memcpy(&expected, guest->memory().data() + probe_layout::target.value, sizeof(expected));
+    std::memcpy(&expected, guest.memory().data() + probe_layout::target.value, sizeof(expected));
     kvm_regs registers{};
     registers.rdi = probe_layout::target.value;
     registers.rbx = ~expected;
-    TRY(guest->enter(casemate_probe_walk, registers));
-    const ProbeStop stop = TRY(run_probe(guest, probe_limit));
+    TRY(guest.enter(casemate_probe_walk, registers));
+    const ProbeStop stop = TRY(guest.run_here());
     report.walk.tested = true;
     report.walk.tolerated = !stop.timed_out && stop.al == 1 && stop.registers.rbx == expected;
     if (!report.walk.tolerated) {
         report.walk_note = stop.describe();
         return {};
     }
+    hung.walk.tolerated = true;
+    published.publish(hung);
     // An entry that nothing uses: were the store to go through, the guest would not feel it.
     const GuestPhysical unused_entry{probe_layout::tables.value + page_bytes - sizeof(uint64_t)};
     const StoreOutcome outcome = TRY(store_to(guest, unused_entry));
@@ -207,20 +241,33 @@ Result<void> probe_walk(const std::shared_ptr<ProbeGuest>& guest, ProtectionRepo
 
 // What fails leaves its answer's default: untested, not tolerated.
 Result<void> probe_protection(const System& system, std::span<const ProtectionKind> kinds,
-                              ProtectionReport& report) {
+                              ProtectionTrial& trial) {
     const auto guest = ProbeGuest::create(system, kinds);
     if (!guest) {
-        report.store = StoreReport::missing;
-        report.store_note = guest.error().message();
+        trial.report.store = StoreReport::missing;
+        trial.report.store_note = guest.error().message();
         return {};
     }
-    TRY(probe_store(*guest, report));
-    return stops_stores(report) ? probe_walk(*guest, report) : Result<void>();
+    trial.throwaway = *guest;
+    // All runs on one thread: once the watchdog's signal is pending there, none of them lasts.
+    const auto published = std::make_shared<GrowingReport>();
+    const auto probe = [guest = *guest, published] {
+        ProtectionReport found;
+        auto done = probe_store(*guest, found, *published);
+        if (done && stops_stores(found))
+            done = probe_walk(*guest, found, *published);
+        published->publish(found, std::move(done));
+    };
+    TRY(run_bounded(probe, probe_limit, interrupt_grace));
+    return published->copy_to(trial.report);
 }
 
 Result<void> probe_protections(const System& system, HostReport& report) {
-    for (const ProtectionKind kind : protection_kinds)
-        TRY(probe_protection(system, {&kind, 1}, protection_report(report, kind)));
+    for (const ProtectionKind kind : protection_kinds) {
+        ProtectionTrial trial;
+        TRY(probe_protection(system, {&kind, 1}, trial));
+        protection_report(report, kind) = trial.report;
+    }
     return {};
 }
 
@@ -337,10 +384,10 @@ std::optional<int> io_uring_policy() {
 
 } // namespace
 
-ProtectionReport probe_protection(const System& system, std::span<const ProtectionKind> kinds) {
-    ProtectionReport report;
-    std::ignore = probe_protection(system, kinds, report);
-    return report;
+ProtectionTrial try_protection(const System& system, std::span<const ProtectionKind> kinds) {
+    ProtectionTrial trial;
+    std::ignore = probe_protection(system, kinds, trial);
+    return trial;
 }
 
 HostReport probe_host() {

@@ -5,6 +5,7 @@
 #include "kvm/system.hpp"
 #include "probe/host_report.hpp"
 
+#include <memory>
 #include <span>
 
 namespace casemate {
@@ -13,10 +14,14 @@ namespace casemate {
 // that hangs.
 HostReport probe_host();
 
+// What came of a throwaway VM, and the VM: taking it apart costs as much CPU time as making it, and can wait.
+struct ProtectionTrial {
+    ProtectionReport report;
+    std::shared_ptr<void> throwaway;
+};
 // What these kinds of protection, as layers, do here: a guest's store, and its walk of protected page tables,
-// in one throwaway VM. A few milliseconds, two seconds of CPU time if both hang. `system` is an open KVM. Any
-// thread.
-ProtectionReport probe_protection(const System& system, std::span<const ProtectionKind> kinds);
+// in one throwaway VM. A few milliseconds, a second of CPU time if it hangs. `system` is an open KVM.
+ProtectionTrial try_protection(const System& system, std::span<const ProtectionKind> kinds);
 
 // Whether guests run here at a useful speed. Where the CPU has VMX or SVM this costs a CPUID instruction;
 // elsewhere a probe guest is timed, for up to a second of CPU time. `system` is an open KVM.

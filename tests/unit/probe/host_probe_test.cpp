@@ -7,6 +7,7 @@
 #include "probe/speed.hpp"
 
 #include <chrono>
+#include <cstring>
 #include <doctest/doctest.h>
 #include <vector>
 
@@ -88,6 +89,37 @@ TEST_CASE("a guest without page tables dies and says how") {
     const auto stop = run_probe(*guest, milliseconds(5000));
     REQUIRE(stop);
     CHECK(stop->describe() == "KVM_EXIT_SHUTDOWN");
+}
+
+TEST_CASE("a protection that is not offered cannot be had, and one that works was offered") {
+    const auto system = System::open();
+    if (!system) {
+        MESSAGE("no KVM here");
+        return;
+    }
+    const auto vm = system->create_vm();
+    REQUIRE(vm);
+    for (const ProtectionKind kind : protection_kinds) {
+        const ProtectionTrial trial = try_protection(*system, {&kind, 1});
+        CHECK(is_offered(kind, *vm) == (trial.report.store != StoreReport::missing));
+        CHECK((trial.throwaway != nullptr) == (trial.report.store != StoreReport::missing));
+        if (kind == ProtectionKind::slots)
+            CHECK(stops_stores(trial.report));
+    }
+}
+
+TEST_CASE("KVM is asked once for its CPUID, and the answer is the same") {
+    const auto system = System::open();
+    if (!system) {
+        MESSAGE("no KVM here");
+        return;
+    }
+    const auto first = system->supported_cpuid();
+    const auto again = system->supported_cpuid();
+    REQUIRE(first);
+    REQUIRE(again);
+    CHECK_FALSE(first->empty());
+    CHECK(std::memcmp(first->data(), again->data(), first->size() * sizeof(first->front())) == 0);
 }
 
 TEST_CASE("the check at start agrees with the whole probe") {
