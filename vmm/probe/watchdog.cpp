@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "probe/watchdog.hpp"
 
+#include <algorithm>
 #include <condition_variable>
 #include <ctime>
 #include <memory>
@@ -13,7 +14,6 @@ namespace casemate {
 namespace {
 
 using std::chrono::milliseconds;
-using Clock = std::chrono::steady_clock;
 
 // So many times its limit of CPU time may go by while work waits, for a CPU among other things.
 constexpr int patience = 10;
@@ -62,15 +62,23 @@ milliseconds cpu_time_of(std::thread& thread) {
                                                     std::chrono::nanoseconds(used.tv_nsec));
 }
 
+// Counts what it waits for, not what goes by meanwhile: the process may be stopped, work and all.
 bool ends_within(Completion& completion, std::thread& thread, milliseconds limit) {
-    const Clock::time_point last = Clock::now() + patience * limit;
     milliseconds left = limit;
-    while (left > milliseconds(0) && Clock::now() < last) {
+    for (milliseconds waited(0); left > milliseconds(0) && waited < patience * limit; waited += left) {
+        left = std::max(limit - cpu_time_of(thread), milliseconds(0));
         if (completion.wait_for(left))
             return true;
-        left = limit - cpu_time_of(thread);
     }
-    return completion.wait_for(milliseconds(0));
+    return false;
+}
+
+bool ends_in_grace(Completion& completion, milliseconds grace) {
+    constexpr int steps = 4;
+    for (int i = 0; i < steps; ++i)
+        if (completion.wait_for((grace + milliseconds(steps - 1)) / steps))
+            return true;
+    return false;
 }
 
 } // namespace
@@ -96,7 +104,7 @@ Result<BoundedEnd> run_bounded(std::function<void()> work, milliseconds limit, m
         return BoundedEnd::finished;
     }
     pthread_kill(thread.native_handle(), watchdog_signal);
-    if (completion->wait_for(grace)) {
+    if (ends_in_grace(*completion, grace)) {
         thread.join();
         return BoundedEnd::interrupted;
     }

@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "probe/watchdog.hpp"
 
+#include "pipe.hpp"
+
 #include <atomic>
+#include <csignal>
 #include <ctime>
 #include <doctest/doctest.h>
 #include <memory>
 #include <semaphore>
+#include <sys/wait.h>
 #include <thread>
+#include <tuple>
+#include <unistd.h>
 
 namespace casemate {
 namespace {
@@ -30,6 +36,36 @@ TEST_CASE("work that waits longer than its limit, as on a busy host, is left to 
                                  milliseconds(0));
     REQUIRE(end);
     CHECK(*end == BoundedEnd::finished);
+}
+
+TEST_CASE("work that was stopped with the whole process is left to finish") {
+    const Pipe started;
+    const Pipe goes_on;
+    constexpr milliseconds limit(100);
+    const pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+        const auto end = run_bounded(
+            [&] {
+                char byte = 0;
+                std::ignore = write(started.write_end.get(), &byte, 1);
+                std::ignore = read(goes_on.read_end.get(), &byte, 1);
+            },
+            limit, milliseconds(0));
+        _exit(end && *end == BoundedEnd::finished ? 0 : 1);
+    }
+    CHECK(read_some(started.read_end.get(), 1).size() == 1);
+    kill(child, SIGSTOP);
+    int status = 0;
+    waitpid(child, &status, WUNTRACED);
+    CHECK(WIFSTOPPED(status));
+    std::this_thread::sleep_for(11 * limit); // more than the work has in all
+    kill(child, SIGCONT);
+    std::this_thread::sleep_for(limit / 4);
+    CHECK(write(goes_on.write_end.get(), "", 1) == 1);
+    waitpid(child, &status, 0);
+    CHECK(WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == 0);
 }
 
 TEST_CASE("work that computes for ever is interrupted after its limit of CPU time") {
