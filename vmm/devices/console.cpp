@@ -141,9 +141,12 @@ void Console::wait_for_reader() {
     const auto unread = m_output.unread();
     // A full pipe polls writable only when a whole page of it is free; what is unread shrinks byte by byte.
     if (!std::exchange(m_blocked, true) || unread < m_unread)
-        m_last_progress = now;
+        m_waited = {};
+    else // what comes much too late was late with the whole process, and the reader perhaps too
+        m_waited += std::min<Clock::duration>(now - m_looked, m_options.patience / 4);
+    m_looked = now;
     m_unread = unread;
-    if (now - m_last_progress >= m_options.patience) {
+    if (m_waited >= m_options.patience) {
         bool resume = false;
         {
             const std::lock_guard lock(m_mutex);

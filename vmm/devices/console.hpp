@@ -103,7 +103,8 @@ private:
     bool m_blocked = false;
     bool m_output_watched = false;
     std::optional<int> m_unread;
-    Clock::time_point m_last_progress;
+    Clock::time_point m_looked;
+    Clock::duration m_waited{}; // for a reader that took nothing
     LogSite m_dropped_site;
 
     HostStream m_input;

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pty.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <thread>
 #include <unistd.h>
@@ -143,6 +144,30 @@ TEST_CASE("a stopped reader holds the guest for its patience only, and hears wha
     CHECK(got.size() >= 32 * 1024); // what was held is not dropped
     CHECK(text.starts_with(got));
     CHECK(message.find(std::to_string(text.size() - got.size()) + " bytes") != std::string::npos);
+}
+
+TEST_CASE("time in which the I/O thread stood still is not the reader's") {
+    const Pipe output;
+    constexpr auto patience = 1s;
+    Machine machine({.input = -1, .output = output.write_end.get(), .patience = patience});
+    fcntl(output.write_end.get(), F_SETPIPE_SZ, 4096);
+    const std::string text = pattern(100'000);
+    const std::jthread guest([&] { machine.print(text); });
+    REQUIRE(wait_until([&] { return !machine.transmitter_empty(); }));
+    const Fd stop = create_event().value();
+    std::atomic<bool> over = false;
+    REQUIRE(machine.loop->add(stop.get(), EPOLLIN, [&](uint32_t) {
+        std::this_thread::sleep_for(patience * 3 / 2);
+        machine.loop->remove(stop.get());
+        over = true;
+    }));
+    signal_event(stop);
+    REQUIRE(wait_until([&] { return over.load(); }));
+    std::this_thread::sleep_for(50ms); // the loop goes on, and looks for the reader
+    std::string got;
+    while (got.size() < text.size())
+        got += read_some(output.read_end.get());
+    CHECK(got == text);
 }
 
 TEST_CASE("a reader that is gone does not hold the guest") {
