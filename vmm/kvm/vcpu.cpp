@@ -154,6 +154,10 @@ Result<void> Vcpu::set_signal_mask(const sigset_t& mask) const {
     return call(KVM_SET_SIGNAL_MASK, "KVM_SET_SIGNAL_MASK", request);
 }
 
+void Vcpu::mark_stopped() const {
+    ioctl(m_fd.get(), KVM_KVMCLOCK_CTRL, 0); // EINVAL of such a guest
+}
+
 int Vcpu::run() const {
     return ioctl(m_fd.get(), KVM_RUN, 0) == 0 ? 0 : errno;
 }

@@ -47,6 +47,10 @@ public:
     // lets through ends KVM_RUN with EINTR and stays pending when the thread itself blocks it.
     Result<void> set_signal_mask(const sigset_t& mask) const;
 
+    // KVM_KVMCLOCK_CTRL, before KVM_RUN: the guest's soft lockup detector and such learn that this vCPU was
+    // stopped. Does nothing for a guest that has not asked KVM for its clock.
+    void mark_stopped() const;
+
     // KVM_RUN: 0, or the errno value. The exit is in run_page().
     int run() const;
     // What KVM shares of the last exit. Addresses and data in it are the guest's: check before use.

@@ -66,6 +66,7 @@ Machine::Machine(const Config& config, const Log& log, EventLoop& loop, Parts pa
     , m_log(log)
     , m_loop(loop)
     , m_events(std::move(parts.events))
+    , m_clock([this](std::chrono::nanoseconds time) { note_stop(time); })
     , m_symbols(std::move(parts.symbols))
     , m_memory(std::move(parts.memory))
     , m_vm(std::move(parts.vm))
@@ -86,9 +87,10 @@ Result<std::unique_ptr<Machine>> Machine::create(const Config& config, const Log
         config, log, loop, {std::move(memory), std::move(vm), std::move(events), std::move(symbols)}));
     Machine& self = *machine;
     self.m_ended = TRY(create_event());
-    self.m_watch = TRY(Watch::create({.audit = [&self](Watch::Clock::time_point due) { self.audit(due); },
-                                      .check_progress = [&self] { self.check_progress(); },
-                                      .check_lock_deadline = [&self] { self.check_lock_deadline(); }}));
+    self.m_watch =
+        TRY(Watch::create(self.m_clock, {.audit = [&self](Watch::Clock::time_point due) { self.audit(due); },
+                                         .check_progress = [&self] { self.check_progress(); },
+                                         .check_lock_deadline = [&self] { self.check_lock_deadline(); }}));
     // Beside it KVM is set up, which is mostly waiting, and tried out.
     const auto load = TRY(GuestLoad::begin(self.m_memory, {config.kernel, config.initrd}));
     TRY(machine->set_up_vm());
@@ -238,6 +240,12 @@ void Machine::audit(Watch::Clock::time_point due) {
         m_kicks.ask_for_look(vcpu, VcpuKicks::Looks::at_registers);
 }
 
+// On any thread.
+void Machine::note_stop(std::chrono::nanoseconds time) {
+    const auto microseconds = std::chrono::duration_cast<std::chrono::microseconds>(time).count();
+    m_events.write("stopped", {{"microseconds", static_cast<uint64_t>(microseconds)}});
+}
+
 // As audit().
 void Machine::check_progress() {
     for (const Vcpu& vcpu : m_vcpus)
@@ -364,7 +372,8 @@ void Machine::start_threads() {
     for (const Vcpu& vcpu : m_vcpus) {
         m_vcpu_threads.emplace_back([this, &vcpu] {
             m_kicks.enter(vcpu);
-            const VcpuContext context{m_ports, m_mmio, m_memory, *m_guard, m_kicks, m_pause, m_stopping};
+            const VcpuContext context{m_ports, m_mmio,  m_memory, *m_guard,
+                                      m_kicks, m_pause, m_clock,  m_stopping};
             if (auto reason = run_vcpu(vcpu, context))
                 end(std::move(*reason));
             m_kicks.leave(vcpu);

@@ -6,6 +6,7 @@
 #include "base/event_log.hpp"
 #include "base/event_loop.hpp"
 #include "base/log.hpp"
+#include "base/running_clock.hpp"
 #include "devices/bus.hpp"
 #include "devices/interrupt.hpp"
 #include "devices/pci_host.hpp"
@@ -92,6 +93,7 @@ private:
     Result<void> intercept_msr_writes();
     void audit(Watch::Clock::time_point due);
     void check_progress();
+    void note_stop(std::chrono::nanoseconds time);
     Result<void> add_platform_devices(SerialLine& console);
     Result<void> add_virtio_devices();
     Result<void> add_virtio(std::unique_ptr<virtio::VirtioDevice> device);
@@ -109,6 +111,7 @@ private:
     const Log& m_log;
     EventLoop& m_loop;
     EventLog m_events;
+    RunningClock m_clock;
     std::optional<Symbols> m_symbols;
     std::stop_source m_ending; // requested by end(): every wait and walk for the guest looks at it
     GuestMemory m_memory;

@@ -112,8 +112,15 @@ std::optional<MachineEnd> run_vcpu(const Vcpu& vcpu, const VcpuContext& context)
     kvm_run& run = vcpu.run_page();
     const KvmGuestCpu cpu(vcpu);
     std::optional<MachineEnd> end;
+    uint64_t stops = context.clock.stops();
     while (!end) {
         context.pause.enter(vcpu);
+        // Whatever stops the process has KVM_RUN end with EINTR first; and the guest may look at the time as
+        // soon as it runs again.
+        if (const uint64_t all = context.clock.stops(); all != stops) {
+            vcpu.mark_stopped();
+            stops = all;
+        }
         const int failure = vcpu.run();
         context.pause.leave(vcpu);
         if (failure == EINTR)

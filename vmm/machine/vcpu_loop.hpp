@@ -2,6 +2,7 @@
 // The vCPU loop: one switch on the exit reason.
 #pragma once
 
+#include "base/running_clock.hpp"
 #include "devices/bus.hpp"
 #include "guard/guard.hpp"
 #include "kvm/vcpu.hpp"
@@ -22,6 +23,7 @@ struct VcpuContext {
     Guard& guard;
     VcpuKicks& kicks;
     VcpuPause& pause;
+    RunningClock& clock;
     const std::atomic<bool>& stopping; // set before the threads are kicked out of KVM_RUN
 };
 

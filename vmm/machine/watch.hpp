@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Watch: what looks at a machine from time to time, on a thread that no device shares, so that nothing a
-// guest asks of its devices keeps it waiting.
+// guest asks of its devices keeps it waiting. It beats for the machine's clock, and ends nothing for time in
+// which the whole process stood still.
 #pragma once
 
 #include "base/error.hpp"
 #include "base/event_loop.hpp"
+#include "base/running_clock.hpp"
 #include "devices/timer.hpp"
 
 #include <atomic>
@@ -24,7 +26,8 @@ public:
         std::function<void()> check_progress;
         std::function<void()> check_lock_deadline;
     };
-    static Result<std::unique_ptr<Watch>> create(Handlers handlers);
+    // `clock` outlives the watch.
+    static Result<std::unique_ptr<Watch>> create(RunningClock& clock, Handlers handlers);
     Watch(const Watch&) = delete;
     Watch& operator=(const Watch&) = delete;
     ~Watch() { stop(); }
@@ -32,7 +35,8 @@ public:
     // Each once, from any thread, also before start().
     void audit_every(std::chrono::milliseconds interval);
     void check_progress_every(std::chrono::milliseconds interval);
-    void check_lock_deadline_after(std::chrono::seconds delay) const { m_deadline_timer.set(delay); }
+    // `delay`: of the time that the process runs.
+    void check_lock_deadline_after(std::chrono::milliseconds delay);
 
     // Throws std::system_error when the host has no thread left.
     void start();
@@ -40,18 +44,24 @@ public:
     void stop();
 
 private:
-    Watch(Handlers handlers, std::unique_ptr<EventLoop> loop)
-        : m_handlers(std::move(handlers))
+    Watch(RunningClock& clock, Handlers handlers, std::unique_ptr<EventLoop> loop)
+        : m_clock(clock)
+        , m_handlers(std::move(handlers))
         , m_loop(std::move(loop)) {}
+    void beat();
     void audit();
     void check_progress();
+    void check_lock_deadline();
     void schedule_audit();
 
+    RunningClock& m_clock;
     const Handlers m_handlers;
     std::unique_ptr<EventLoop> m_loop;
     std::atomic<std::chrono::milliseconds> m_audit_interval{};
     std::atomic<std::chrono::milliseconds> m_progress_interval{};
     std::atomic<Clock::time_point> m_audit_due{};
+    std::atomic<RunningClock::time_point> m_deadline{};
+    Timer m_beat_timer;
     Timer m_audit_timer;
     Timer m_progress_timer;
     Timer m_deadline_timer;

@@ -15,20 +15,21 @@ using namespace std::chrono_literals;
 
 struct Watched {
     std::mutex mutex;
+    RunningClock clock;
     std::vector<Watch::Clock::time_point> due;
     std::thread::id thread;
     std::atomic<unsigned> audits = 0;
     std::atomic<unsigned> progress = 0;
     std::atomic<unsigned> deadlines = 0;
-    std::unique_ptr<Watch> watch = Watch::create({.audit =
-                                                      [this](Watch::Clock::time_point time) {
-                                                          const std::lock_guard lock(mutex);
-                                                          due.push_back(time);
-                                                          thread = std::this_thread::get_id();
-                                                          ++audits;
-                                                      },
-                                                  .check_progress = [this] { ++progress; },
-                                                  .check_lock_deadline = [this] { ++deadlines; }})
+    std::unique_ptr<Watch> watch = Watch::create(clock, {.audit =
+                                                             [this](Watch::Clock::time_point time) {
+                                                                 const std::lock_guard lock(mutex);
+                                                                 due.push_back(time);
+                                                                 thread = std::this_thread::get_id();
+                                                                 ++audits;
+                                                             },
+                                                         .check_progress = [this] { ++progress; },
+                                                         .check_lock_deadline = [this] { ++deadlines; }})
                                        .value();
 };
 
@@ -65,6 +66,30 @@ TEST_CASE("each timer has its own handler") {
     f.watch->stop();
     CHECK(f.deadlines == 1);
     CHECK(f.audits == 0);
+}
+
+std::atomic<std::chrono::nanoseconds> host_time{};
+
+TEST_CASE("a stop of the process brings no deadline") {
+    host_time = 1h;
+    RunningClock clock([](auto) {}, [] { return host_time.load(); });
+    std::atomic<unsigned> deadlines = 0;
+    std::atomic<unsigned> audits = 0;
+    const auto watch = Watch::create(clock, {.audit = [&](auto) { ++audits; },
+                                             .check_progress = [] {},
+                                             .check_lock_deadline = [&] { ++deadlines; }})
+                           .value();
+    watch->start();
+    watch->check_lock_deadline_after(10ms);
+    watch->audit_every(5ms);
+    host_time = 2h; // so that the timer finds that all of this has passed
+    wait_for(audits, 20);
+    CHECK(clock.stops() == 1);
+    CHECK(deadlines == 0);
+    host_time = 2h + 10ms;
+    wait_for(deadlines, 1);
+    watch->stop();
+    CHECK(deadlines == 1);
 }
 
 TEST_CASE("nothing is called once it has stopped, whoever sets a timer then") {
