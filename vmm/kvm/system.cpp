@@ -68,6 +68,16 @@ Result<std::vector<kvm_cpuid_entry2>> System::supported_cpuid() const {
     return *m_supported_cpuid;
 }
 
+std::optional<uint64_t> System::feature_msr(uint32_t index) const {
+    const auto buffer = std::make_unique<std::byte[]>(sizeof(kvm_msrs) + sizeof(kvm_msr_entry));
+    auto* const list = reinterpret_cast<kvm_msrs*>(buffer.get());
+    list->nmsrs = 1;
+    list->entries[0].index = index;
+    if (ioctl(m_fd.get(), KVM_GET_MSRS, list) != 1)
+        return std::nullopt;
+    return list->entries[0].data;
+}
+
 Result<Vm> System::create_vm() const {
     int descriptor = -1;
     do

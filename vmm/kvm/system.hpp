@@ -30,6 +30,8 @@ public:
     // KVM_GET_SUPPORTED_CPUID: what this host could show a guest. KVM is asked once: it executes CPUID for
     // each leaf, and every one ends in the hypervisor below where there is one.
     Result<std::vector<kvm_cpuid_entry2>> supported_cpuid() const;
+    // KVM_GET_MSRS of /dev/kvm: an MSR by which this processor tells what it is. Empty where KVM has it not.
+    std::optional<uint64_t> feature_msr(uint32_t index) const;
     // KVM_CREATE_VM, type 0. The Vm is independent of the System afterwards.
     Result<Vm> create_vm() const;
 

@@ -158,6 +158,11 @@ void Vcpu::mark_stopped() const {
     ioctl(m_fd.get(), KVM_KVMCLOCK_CTRL, 0); // EINVAL of such a guest
 }
 
+std::optional<uint32_t> Vcpu::tsc_khz() const {
+    const int khz = ioctl(m_fd.get(), KVM_GET_TSC_KHZ, 0);
+    return khz > 0 ? std::optional(static_cast<uint32_t>(khz)) : std::nullopt;
+}
+
 int Vcpu::run() const {
     return ioctl(m_fd.get(), KVM_RUN, 0) == 0 ? 0 : errno;
 }

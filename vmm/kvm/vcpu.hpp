@@ -50,6 +50,8 @@ public:
     // KVM_KVMCLOCK_CTRL, before KVM_RUN: the guest's soft lockup detector and such learn that this vCPU was
     // stopped. Does nothing for a guest that has not asked KVM for its clock.
     void mark_stopped() const;
+    // KVM_GET_TSC_KHZ: how fast the guest's time stamp counter runs; empty where KVM does not know.
+    std::optional<uint32_t> tsc_khz() const;
 
     // KVM_RUN: 0, or the errno value. The exit is in run_page().
     int run() const;

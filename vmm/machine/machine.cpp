@@ -11,6 +11,7 @@
 #include "machine/cpuid.hpp"
 #include "machine/guard_end.hpp"
 #include "machine/guest_load.hpp"
+#include "machine/host_brand.hpp"
 #include "machine/vcpu_loop.hpp"
 #include "memory/layout.hpp"
 #include "probe/host_probe.hpp"
@@ -58,6 +59,8 @@ constexpr std::chrono::milliseconds progress_interval{100};
 // default; SDM Vol. 4: fast strings on.
 constexpr std::array firmware_msrs{kvm_msr_entry{.index = 0x2ff, .reserved = 0, .data = (1U << 11) | 6},
                                    kvm_msr_entry{.index = 0x1a0, .reserved = 0, .data = 1}};
+// SDM Vol. 4, IA32_BIOS_SIGN_ID; AMD's patch level has the same number.
+constexpr uint32_t microcode_revision_msr = 0x8b;
 
 } // namespace
 
@@ -317,11 +320,17 @@ Result<void> Machine::create_vcpus(const System& system) {
     const auto supported = TRY(system.supported_cpuid());
     CpuidOptions options{.cpus = m_config.cpus,
                          .tsc_deadline_timer = system.check_extension(KVM_CAP_TSC_DEADLINE_TIMER) != 0,
-                         .locks = m_locks_offered};
+                         .locks = m_locks_offered,
+                         .brand = host_brand()};
+    std::vector<kvm_msr_entry> msrs(firmware_msrs.begin(), firmware_msrs.end());
+    // KVM's own is no processor's; guests choose by it what to work around.
+    if (const auto revision = system.feature_msr(microcode_revision_msr).value_or(0); revision != 0)
+        msrs.push_back({.index = microcode_revision_msr, .reserved = 0, .data = revision});
     for (options.cpu = 0; options.cpu < m_config.cpus; ++options.cpu) {
         Vcpu vcpu = TRY(m_vm.create_vcpu(options.cpu));
+        options.tsc_khz = vcpu.tsc_khz();
         TRY(vcpu.set_cpuid(make_cpuid(supported, options)));
-        TRY(vcpu.set_msrs(firmware_msrs));
+        TRY(vcpu.set_msrs(msrs));
         TRY(m_management.set_up(vcpu));
         m_vcpus.push_back(std::move(vcpu));
     }
