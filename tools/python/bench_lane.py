@@ -4,6 +4,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from bench_results import results_of
@@ -61,10 +62,11 @@ def start_here(o, results, commands, before_kvm_run):
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return
     nothing, never = os.pipe()  # some monitors poll /dev/null for ever
-    for _ in range(max(5, o.runs)):
-        for peer, command in commands.items():
-            used = subprocess.run([before_kvm_run, *command], check=True, stdin=nothing, stdout=subprocess.PIPE,
-                                  stderr=subprocess.PIPE, text=True).stdout
-            results[peer]["start_here_us"].append(float(used))
+    with tempfile.TemporaryDirectory() as home:  # and some leave files there
+        for _ in range(max(5, o.runs)):
+            for peer, command in commands.items():
+                used = subprocess.run([before_kvm_run, *command], check=True, stdin=nothing, stdout=subprocess.PIPE,
+                                      stderr=subprocess.PIPE, text=True, env=os.environ | {"HOME": home}).stdout
+                results[peer]["start_here_us"].append(float(used))
     os.close(nothing)
     os.close(never)

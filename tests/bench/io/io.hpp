@@ -7,7 +7,7 @@
 
 namespace io {
 
-constexpr uint64_t mib = 1024 * 1024;
+constexpr uint64_t mib = 1U << 20U;
 
 // Says what failed, with errno when it is set, and ends this process with status 1.
 [[noreturn, gnu::format(printf, 1, 2)]] void fail(const char* format, ...);

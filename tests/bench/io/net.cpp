@@ -5,11 +5,14 @@
 
 #include <algorithm>
 #include <arpa/inet.h>
+#include <array>
 #include <cerrno>
+#include <cstddef>
+#include <cstdint>
 #include <ctime>
 #include <netinet/in.h>
-#include <netinet/ip.h>
 #include <netinet/ip_icmp.h>
+#include <span>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -19,7 +22,7 @@ namespace io {
 namespace {
 
 constexpr uint16_t port = 5000;
-constexpr size_t piece = 64 * 1024;
+constexpr size_t piece = 1U << 16U;
 
 sockaddr_in address_of(const char* text, uint16_t at_port) {
     sockaddr_in address{};
@@ -68,34 +71,37 @@ void transfer(const char* name, int connection, Way way, uint64_t bytes) {
     close(connection);
 }
 
+// An ICMP echo request, RFC 792, in network byte order.
+using Echo = std::array<uint8_t, 64>;
+
 // RFC 1071
-uint16_t checksum(const std::byte* data, size_t bytes) {
+uint16_t checksum(const Echo& echo) {
     uint32_t sum = 0;
-    for (size_t i = 0; i + 1 < bytes; i += 2)
-        sum += static_cast<uint32_t>(data[i]) << 8U | static_cast<uint32_t>(data[i + 1]);
+    for (size_t i = 0; i < echo.size(); i += 2)
+        sum += static_cast<uint32_t>(echo[i] << 8U | echo[i + 1]);
     while (sum > 0xffff)
         sum = (sum & 0xffff) + (sum >> 16U);
-    return htons(static_cast<uint16_t>(~sum));
+    return static_cast<uint16_t>(~sum);
 }
 
-struct Echo {
-    icmphdr header;
-    std::byte payload[56];
-};
+void put(Echo& echo, size_t offset, uint16_t value) {
+    echo[offset] = static_cast<uint8_t>(value >> 8U);
+    echo[offset + 1] = static_cast<uint8_t>(value & 0xffU);
+}
 
-// Whether `packet`, an IP packet, is the answer to request `sequence` of `id`.
-bool answers(const std::byte* packet, size_t bytes, uint16_t id, uint16_t sequence) {
-    iphdr ip{};
-    icmphdr icmp{};
-    if (bytes < sizeof ip)
-        return false;
-    std::copy_n(packet, sizeof ip, reinterpret_cast<std::byte*>(&ip));
-    const size_t header = ip.ihl * 4U;
-    if (bytes < header + sizeof icmp)
-        return false;
-    std::copy_n(packet + header, sizeof icmp, reinterpret_cast<std::byte*>(&icmp));
-    return icmp.type == ICMP_ECHOREPLY && icmp.un.echo.id == htons(id) &&
-           icmp.un.echo.sequence == htons(sequence);
+Echo request(uint16_t id, uint16_t sequence) {
+    Echo echo{ICMP_ECHO};
+    put(echo, 4, id);
+    put(echo, 6, sequence);
+    put(echo, 2, checksum(echo));
+    return echo;
+}
+
+// Whether an IP packet is the answer to the request: the same identifier and sequence number.
+bool answers(std::span<const uint8_t> packet, const Echo& echo) {
+    const size_t header = packet.empty() ? 0 : (packet[0] & 0xfU) * size_t{4};
+    return packet.size() >= header + 8 && packet[header] == ICMP_ECHOREPLY &&
+           std::equal(&echo[4], &echo[8], &packet[header + 4]);
 }
 
 } // namespace
@@ -129,18 +135,14 @@ void ping(const char* name, const char* address, uint64_t count) {
     std::vector<double> times;
     // The first finds the other's Ethernet address and is not counted.
     for (uint64_t i = 0; i <= count; ++i) {
-        Echo echo{};
-        echo.header.type = ICMP_ECHO;
-        echo.header.un.echo.id = htons(id);
-        echo.header.un.echo.sequence = htons(static_cast<uint16_t>(i));
-        echo.header.checksum = checksum(reinterpret_cast<const std::byte*>(&echo), sizeof echo);
+        const Echo echo = request(id, static_cast<uint16_t>(i));
         const double begin = now();
-        must("send", send(socket_fd, &echo, sizeof echo, 0));
-        std::byte packet[1500];
+        must("send", send(socket_fd, echo.data(), echo.size(), 0));
+        std::array<uint8_t, 1500> packet{};
         size_t bytes = 0;
         do
-            bytes = some("no answer to a ping", recv(socket_fd, packet, sizeof packet, 0));
-        while (!answers(packet, bytes, id, static_cast<uint16_t>(i)));
+            bytes = some("no answer to a ping", recv(socket_fd, packet.data(), packet.size(), 0));
+        while (!answers(std::span(packet).first(bytes), echo));
         if (i != 0)
             times.push_back((now() - begin) * 1e6);
         // Long enough for both ends to be idle again.
