@@ -58,15 +58,29 @@ def measure(o, files, peers, bench=None, cpus=1, kernel=None, enough=lambda resu
 
 
 def start_here(o, results, commands, before_kvm_run):
-    """Adds CPU time to the first guest entry on this machine: no guest has to run for it."""
+    """Adds CPU time to the first guest entry on this machine: no guest has to run for it. A peer may refuse
+    what casemate has to take."""
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return
     nothing, never = os.pipe()  # some monitors poll /dev/null for ever
+    commands = dict(commands)
     with tempfile.TemporaryDirectory() as home:  # and some leave files there
         for _ in range(max(5, o.runs)):
-            for peer, command in commands.items():
-                used = subprocess.run([before_kvm_run, *command], check=True, stdin=nothing, stdout=subprocess.PIPE,
-                                      stderr=subprocess.PIPE, text=True, env=os.environ | {"HOME": home}).stdout
-                results[peer]["start_here_us"].append(float(used))
+            for peer, command in list(commands.items()):
+                run = subprocess.run([before_kvm_run, *command], stdin=nothing, capture_output=True, text=True,
+                                     env=os.environ | {"HOME": home})
+                if run.returncode == 0:
+                    results[peer]["start_here_us"].append(float(run.stdout))
+                elif peer.startswith("peer-"):
+                    print(f"bench: {peer} does not start on this machine: {reason_of(run.stderr)}", file=sys.stderr)
+                    del commands[peer]
+                else:
+                    sys.exit(f"bench: {peer} does not start on this machine: {reason_of(run.stderr)}")
     os.close(nothing)
     os.close(never)
+
+
+def reason_of(text):
+    """What a program has said of its failure: the line that calls itself an error, or the last one."""
+    lines = [line.strip() for line in text.splitlines() if not line.startswith("before-kvm-run:")]
+    return next((line for line in lines if line.lower().startswith("error")), lines[-1] if lines else "it says nothing")
