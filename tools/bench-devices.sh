@@ -18,7 +18,7 @@ worked() { # peer TASK
 
 disk() { # peer...
     make_disk 128
-    for each in "$@"; do whole worked "$each" disk.100.1 >/dev/null; done
+    for each in "$@"; do warm worked "$each" disk.100.1; done
     for _ in $(seq "$runs"); do
         for each in "$@"; do whole worked "$each" disk.3000.96; done
     done
@@ -81,7 +81,7 @@ transferred() { # peer to_guest|from_guest
 # When the guest is ready it waits for a connection, and ends with it.
 ping_guest() {
     bench-io ping ping_us 10.77.0.2 "$pings" >/tmp/far
-    nc 10.77.0.2 5000 </dev/null >/dev/null
+    nc 10.77.0.2 5000 </dev/null >/dev/null 2>/tmp/far_end || echo "bench: failed $(cat /tmp/far_end)" >>/tmp/far
 }
 
 pinged() { # peer
@@ -100,7 +100,7 @@ pings=200
 net() { # peer...
     make_tap
     patience=60
-    for each in "$@"; do whole pinged "$each" >/dev/null; done
+    for each in "$@"; do warm pinged "$each"; done
     for _ in $(seq "$runs"); do
         for task in to_guest from_guest; do
             for each in "$@"; do whole transferred "$each" $task; done

@@ -10,9 +10,12 @@ command_of() { # peer; the kernel command line comes after
     case $1 in
     casemate-*) casemate_command casemate "${1#casemate-}" ;;
     peer-casemate) casemate_command peer-casemate bzimage ;;
-    peer-kvmtool)
-        echo peer-kvmtool run --console serial --cpus 1 --mem "$memory" --kernel /lane/bzimage --initrd /lane/initrd \
-            ${disk:+--disk "$disk"} --network "mode=${tap:+tap,tapif=$tap,guest_mac=$mac}$([ "$tap" ] || echo none)" --params
+    peer-kvmtool | peer-kvmtool-bare)
+        # By itself it gives each guest a network device of user mode.
+        network=${tap:+mode=tap,tapif=$tap,guest_mac=$mac}
+        [ "$1" = peer-kvmtool ] || network=${network:-mode=none}
+        echo "$1" run --console serial --cpus 1 --mem "$memory" --kernel /lane/bzimage --initrd /lane/initrd \
+            ${disk:+--disk "$disk"} ${network:+--network "$network"} --params
         ;;
     peer-qemu)
         echo peer-qemu -M pc,accel=kvm -cpu host -nodefaults -no-user-config -display none -L roms -serial stdio \
@@ -37,7 +40,7 @@ casemate_command() { # PROGRAM KERNEL [OPTION...]
 # A peer is a program from elsewhere: it may need what this host does not have.
 runs_here() { # peer
     case $1 in
-    peer-kvmtool) question=version ;;
+    peer-kvmtool*) question=version ;;
     peer-*) question=--version ;;
     *) return 0 ;;
     esac

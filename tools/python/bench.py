@@ -50,12 +50,13 @@ WITH_PEERS = ["boot", "disk", "net"]
 
 EPILOG = """\
 Peers run by turns with casemate, with the same kernel, initrd, memory and
-command line (console=ttyS0 quiet reboot=k), each with its devices as it gives
-them by itself: kvmtool=PATH is the lkvm that was built there, without a network
-device in boot; qemu is Debian's, -M pc, and qemu=PATH another one; casemate=PATH
-is another build. Ratios are casemate's time to the peer's, run by run, then the
-median; bars are for the ratio to kvmtool. A peer's guest that does not end is
-told as hung.
+command line (console=ttyS0 quiet reboot=k), each with the devices that it gives
+a guest by itself. kvmtool=PATH is the lkvm that was built there, and
+kvmtool-bare=PATH the same without the network device that it gives each guest;
+qemu is Debian's, -M pc -nodefaults, qemu=PATH another one; casemate=PATH is another
+build. Ratios are casemate's numbers to the peer's, run by run, then the median;
+bars are for the ratio to kvmtool. A peer's guest that does not end its task in
+net within a minute is told as hung.
 
 The host has one CPU, but for disk, net and end: counting exits with two can
 crash an emulated host. Times of disk and net are by the guest's clock; where the
@@ -86,7 +87,8 @@ def main():
                    help="timed runs of each (default 5, of net 3; of overhead at most so many pairs, default 30)")
     p.add_argument("--memory", type=positive, default=128, metavar="MIB", help="of the guest (default 128)")
     p.add_argument("--peer", action="append", metavar="NAME[=PATH]",
-                   help="of boot, disk and net: kvmtool=PATH, qemu[=PATH] or casemate=PATH (repeatable; default: qemu)")
+                   help="of boot, disk and net: kvmtool=PATH, kvmtool-bare=PATH, qemu[=PATH] or casemate=PATH "
+                        "(repeatable; default: qemu)")
     p.add_argument("--build", type=Path, default=ROOT / "build", metavar="DIR")
     p.add_argument("--json", action="store_true", help="print JSON instead of a table")
     o = p.parse_args()

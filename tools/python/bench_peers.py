@@ -18,8 +18,8 @@ class Kind:
 
 
 # tools/bench-monitors.sh has their options.
-KINDS = {"kvmtool": Kind("kvmtool", None), "qemu": Kind("QEMU -M pc", "qemu-system-x86_64"),
-         "casemate": Kind("other casemate", None)}
+KINDS = {"kvmtool": Kind("kvmtool", None), "kvmtool-bare": Kind("kvmtool without a NIC", None),
+         "qemu": Kind("QEMU -M pc", "qemu-system-x86_64"), "casemate": Kind("other casemate", None)}
 # What the numbers of a bench have to be, beside this peer's.
 JUDGE = "kvmtool"
 
@@ -46,8 +46,9 @@ class Peer:
     def start(self, o, files):
         """The words that start it on this machine."""
         kernel, initrd = str(files["bzimage"]), str(files["initrd"])
-        return {"kvmtool": [self.program, "run", "--console", "serial", "--cpus", "1", "--mem", str(o.memory),
-                            "--network", "mode=none", "--kernel", kernel, "--initrd", initrd],
+        kvmtool = [self.program, "run", "--console", "serial", "--cpus", "1", "--mem", str(o.memory),
+                   "--kernel", kernel, "--initrd", initrd]
+        return {"kvmtool": kvmtool, "kvmtool-bare": [*kvmtool, "--network", "mode=none"],
                 "qemu": [self.program, "-M", "pc,accel=kvm", "-nodefaults", "-no-user-config", "-display", "none",
                          "-m", str(o.memory), "-kernel", kernel, "-initrd", initrd],
                 "casemate": [self.program, "run", "--force", "--memory", f"{o.memory}M", "--kernel", kernel,
