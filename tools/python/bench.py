@@ -4,7 +4,7 @@
   boot   the shipped guest kernel to user space and to its end, beside other
          monitors (--peer): time, exits by reason (KVM's tracepoints), private
          memory, CPU time to the first guest instruction
-  disk   a disk whose file is in the host's page cache, beside other monitors:
+  disk   a disk whose file is on the host's tmpfs, beside other monitors:
          3,000 reads of 4 KiB, one at a time; 96 MiB read, and written with
          fsync; and what each of the reads costs in exits, interrupts, context
          switches and system calls
