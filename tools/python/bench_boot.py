@@ -26,7 +26,8 @@ def table(o, results, titles, ratios):
             "exits": ("exits, all", lambda r: f"{sum(r['exits'].values()):,}"),
             "private_kib": ("private memory", lambda r: f"{r['private_kib']:,.0f} KiB"),
             "start_us": ("CPU time to first guest entry", lambda r: f"{r['start_us'] / 1000:.1f} ms"),
-            "start_here_us": ("the same on this machine", lambda r: f"{r['start_here_us'] / 1000:.1f} ms" if "start_here_us" in r else "-")}
+            "start_here_us": ("the same on this machine",
+                              lambda r: f"{r['start_here_us'] / 1000:.1f} ms" if "start_here_us" in r else "-")}
     if not any("start_here_us" in r for r in results.values()):
         del rows["start_here_us"]
     print(f"| {o.lane}, 1 vCPU, {o.memory} MiB, median of {o.runs} | " + " | ".join(titles.values()) +
@@ -49,7 +50,8 @@ def bench_boot(o):
     for peer in o.peers:
         files |= peer.files()
     measured = measure(o, files, titles)
-    casemate = [files["casemate"], "run", "--force", "--memory", f"{o.memory}M", "--initrd", files["initrd"], "--kernel"]
+    casemate = [files["casemate"], "run", "--force", "--memory", f"{o.memory}M", "--initrd", files["initrd"],
+                "--kernel"]
     start_here(o, measured, {"casemate-vmlinux": [*casemate, files["vmlinux"]],
                              "casemate-bzimage": [*casemate, files["bzimage"]],
                              **{peer.key: peer.start(o, files) for peer in o.peers}}, files["before-kvm-run"])

@@ -12,7 +12,8 @@ END_MEMORY = 256  # for the tables to walk
 def bench_end(o):
     o.memory = max(o.memory, END_MEMORY)
     files = host_files(o) | {"attack_locks.elf": built(o.build, "tests/payloads/attack_locks.elf")}
-    results = {peer: {what: max(numbers) for what, numbers in values.items()} for peer, values in measure(o, files, END_PEERS, cpus=2).items()}
+    measured = measure(o, files, END_PEERS, cpus=2)
+    results = {peer: {what: max(numbers) for what, numbers in values.items()} for peer, values in measured.items()}
     if o.json:
         print_json(o, {"peers": results})
         return

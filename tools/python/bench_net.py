@@ -7,7 +7,8 @@ from bench_results import medians_of, print_again, print_json, print_ratios, rat
 
 OURS = "casemate-bzimage"
 ROWS = {"to_guest_s": ("64 MiB by TCP to the guest", 0.9), "from_guest_s": ("64 MiB by TCP from the guest", None),
-        "ping_us": ("ping of the guest, median of 200", 0.84), "guest_ping_us": ("ping by the guest, median of 200", None)}
+        "ping_us": ("ping of the guest, median of 200", 0.84),
+        "guest_ping_us": ("ping by the guest, median of 200", None)}
 
 
 def bench_net(o):

@@ -11,7 +11,8 @@ PROTECT_PEERS = {"unlocked": "casemate.locks=off", "attributes": "attributes", "
 
 
 def bench_protect(o):
-    files = guest_files(o, "tests/system/guest-load") | {"lock_rate.elf": built(o.build, "tests/payloads/lock_rate.elf")}
+    files = guest_files(o, "tests/system/guest-load")
+    files["lock_rate.elf"] = built(o.build, "tests/payloads/lock_rate.elf")
     if o.lane != "native":
         output(TOOLS / "host-kernel")
     measured = measure(o, files, PROTECT_PEERS, kernel="attributes")

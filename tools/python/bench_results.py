@@ -3,7 +3,6 @@
 
 import json
 import os
-import re
 import statistics
 import sys
 from collections import defaultdict
@@ -92,8 +91,9 @@ def ratio_cell(ratios, bar=None):
     if not ratios:
         return ""
     ranging = f"; {span(ratios)}" if len(ratios) > 1 else ""
-    limit = "" if bar is None else f", bar {bar:g}" if statistics.median(ratios) <= bar else f", **above** the bar {bar:g}"
-    return f"{statistics.median(ratios):.3f}{ranging}{limit}"
+    middle = statistics.median(ratios)
+    limit = "" if bar is None else f", bar {bar:g}" if middle <= bar else f", **above** the bar {bar:g}"
+    return f"{middle:.3f}{ranging}{limit}"
 
 
 def clocks_apart(values, what):

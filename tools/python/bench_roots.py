@@ -6,8 +6,8 @@ import statistics
 import sys
 
 from bench_lane import guest_files, measure, output
-from bench_results import (KVM_EXIT_HYPERCALL, REASONS, by_run, by_turns, each_round, exits_of, print_again, print_json, span,
-                           vendor_of)
+from bench_results import (KVM_EXIT_HYPERCALL, REASONS, by_run, by_turns, each_round, exits_of, print_again,
+                           print_json, span, vendor_of)
 from command_line import built
 
 ROOT_PEERS = {mode: f"casemate.roots={mode}" for mode in ["off", "check", "compare", "arena"]}
@@ -106,7 +106,8 @@ def roots_table(o, peers, alone):
 
 def bench_roots(o):
     roots_bench = built(o.build, "tests/bench/roots_bench")
-    measured = {peer: by_run(values) for peer, values in measure(o, guest_files(o, "tests/system/guest-load"), ROOT_PEERS).items()}
+    files = guest_files(o, "tests/system/guest-load")
+    measured = {peer: by_run(values) for peer, values in measure(o, files, ROOT_PEERS).items()}
     if not {"off", "check"} <= set(measured):
         sys.exit(f"bench: no numbers of casemate.roots=off and check in the {o.lane} host")
     if "arena" not in measured:
