@@ -120,7 +120,7 @@ struct Run {
             case 7:
             case 8:
                 if (!popped.empty()) {
-                    alive = queue.stage_used(popped.front(), 1).has_value();
+                    queue.stage_used(popped.front(), 1);
                     popped.pop_front();
                     staged = true;
                 }

@@ -16,6 +16,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace casemate::virtio {
 
@@ -98,6 +99,9 @@ private:
     std::deque<Chain> m_buffers;      // popped receive buffers, at most the queue's size
     uint64_t m_buffer_bytes = 0;      // their sum
     uint64_t m_most_buffer_bytes = 0; // its maximum since activation
+    uint64_t m_last_frame = 0;        // bytes
+    std::vector<GuestRange> m_ranges; // of one read; kept for their memory, as is the next
+    std::vector<iovec> m_vectors;
     // A frame longer than the buffers were: 0 or its bytes, those of them in the buffers, and the rest. The
     // pages of the rest are not touched before.
     uint64_t m_held = 0;

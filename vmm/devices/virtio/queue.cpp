@@ -3,9 +3,11 @@
 
 #include "base/little_endian.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <cstddef>
+#include <span>
 
 namespace casemate::virtio {
 namespace {
@@ -23,13 +25,6 @@ constexpr uint16_t descriptor_next = 1;
 constexpr uint16_t descriptor_write = 2;
 constexpr uint16_t descriptor_indirect = 4;
 
-// virtio 1.2, 2.7.8.
-struct UsedElement {
-    Le32 head;
-    Le32 length;
-};
-static_assert(sizeof(UsedElement) == 8 && offsetof(UsedElement, length) == 4);
-
 // Offsets in both rings, 2.7.6 and 2.7.8: flags, index, the ring, then the event word of the other side.
 constexpr uint64_t index_offset = 2;
 constexpr uint64_t ring_offset = 4;
@@ -39,8 +34,9 @@ constexpr uint16_t used_no_notify = 1;
 constexpr uint64_t available_event_offset(uint16_t size) {
     return ring_offset + uint64_t{sizeof(Le16)} * size;
 }
+constexpr uint64_t used_element_bytes = 8; // 2.7.8
 constexpr uint64_t used_event_offset(uint16_t size) {
-    return ring_offset + uint64_t{sizeof(UsedElement)} * size;
+    return ring_offset + used_element_bytes * size;
 }
 
 // 2.7.5.2: no chain carries more than this.
@@ -146,23 +142,27 @@ void Queue::undo_pop() {
     --m_next_available;
 }
 
-GuestResult<void> Queue::stage_used(uint16_t head, uint32_t written_bytes) {
-    const uint32_t slot = m_next_used & (size() - 1U);
-    const UsedElement element{.head = uint32_t{head}, .length = written_bytes};
-    TRY(m_memory->store(at(m_used, ring_offset + sizeof(UsedElement) * slot), element));
-    ++m_next_used;
-    return {};
+void Queue::stage_used(uint16_t head, uint32_t written_bytes) {
+    m_staged.push_back({.head = uint32_t{head}, .length = written_bytes});
 }
 
 GuestResult<void> Queue::publish_staged() {
+    static_assert(sizeof(UsedElement) == used_element_bytes);
+    // Whole runs, as each write asks the lock table: two where the ring ends in between.
+    for (std::span<const UsedElement> left(m_staged); !left.empty();) {
+        const uint32_t slot = m_published_used & (size() - 1U);
+        const auto run = left.first(std::min<size_t>(left.size(), size() - slot));
+        TRY(m_memory->write(at(m_used, ring_offset + used_element_bytes * slot), std::as_bytes(run)));
+        m_published_used = static_cast<uint16_t>(m_published_used + run.size());
+        left = left.subspan(run.size());
+    }
+    m_staged.clear();
     // Release: the driver that acquires this index sees the elements and the buffers' bytes.
-    TRY(m_memory->store_release(at(m_used, index_offset), m_next_used));
-    m_published_used = m_next_used;
-    return {};
+    return m_memory->store_release(at(m_used, index_offset), m_published_used);
 }
 
 GuestResult<void> Queue::push_used(uint16_t head, uint32_t written_bytes) {
-    TRY(stage_used(head, written_bytes));
+    stage_used(head, written_bytes);
     return publish_staged();
 }
 

@@ -3,8 +3,10 @@
 // memory, checked, then used; a chain is bounded by the queue size. I/O thread only.
 #pragma once
 
+#include "base/little_endian.hpp"
 #include "memory/guest_memory.hpp"
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -51,8 +53,8 @@ public:
     void undo_pop();
     // Puts a chain into the used ring: `written_bytes` as virtio 1.2, 2.7.8.
     GuestResult<void> push_used(uint16_t head, uint32_t written_bytes);
-    // As push_used() but invisible to the driver until publish(): receive buffers that belong together.
-    GuestResult<void> stage_used(uint16_t head, uint32_t written_bytes);
+    // As push_used() but kept here until publish_staged(): receive buffers that belong together.
+    void stage_used(uint16_t head, uint32_t written_bytes);
     GuestResult<void> publish_staged();
 
     // Whether the driver wants an interrupt for what was pushed since the last call (2.7.7, 2.7.10).
@@ -62,6 +64,13 @@ public:
     GuestResult<void> set_doorbell_wanted(bool wanted);
 
 private:
+    // 2.7.8.
+    struct UsedElement {
+        Le32 head;
+        Le32 length;
+    };
+    static_assert(sizeof(UsedElement) == 8 && offsetof(UsedElement, length) == 4);
+
     Queue(const GuestMemory& memory, const QueueSetup& setup);
     GuestResult<void> collect(uint16_t head, Chain& chain);
 
@@ -72,9 +81,9 @@ private:
     GuestPhysical m_used;
     uint64_t m_descriptors_read = 0;
     uint16_t m_next_available = 0;
-    uint16_t m_next_used = 0;      // staged ones included
-    uint16_t m_published_used = 0; // what the driver sees
-    uint16_t m_signalled_used = 0; // as of the last take_interrupt_due()
+    std::vector<UsedElement> m_staged; // at most size(), as are the chains a device holds
+    uint16_t m_published_used = 0;     // what the driver sees
+    uint16_t m_signalled_used = 0;     // as of the last take_interrupt_due()
 };
 
 } // namespace casemate::virtio
