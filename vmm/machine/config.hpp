@@ -22,6 +22,7 @@ struct DiskConfig {
 struct NetConfig {
     std::string tap;                           // name of an existing tap interface
     std::optional<std::array<uint8_t, 6>> mac; // chosen at random when absent
+    std::optional<uint16_t> mtu;               // bytes; the tap's when absent
 };
 
 enum class LockMode {

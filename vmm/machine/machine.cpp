@@ -308,8 +308,10 @@ Result<void> Machine::add_virtio_devices() {
         TRY(add_virtio(std::move(disk)));
     }
     for (size_t i = 0; i < m_config.nets.size(); ++i) {
-        const virtio::Net::Options options{
-            .interface = m_config.nets[i].tap, .mac = m_config.nets[i].mac, .name = fmt::format("net{}", i)};
+        const virtio::Net::Options options{.interface = m_config.nets[i].tap,
+                                           .mac = m_config.nets[i].mac,
+                                           .mtu = m_config.nets[i].mtu,
+                                           .name = fmt::format("net{}", i)};
         auto net = TRY(virtio::Net::create(options, m_memory, m_loop, m_log));
         TRY(add_virtio(std::move(net)));
     }

@@ -23,6 +23,7 @@ struct MemoryPort : FramePort {
     explicit MemoryPort(Input& fuzzer_input)
         : input(&fuzzer_input) {}
     int descriptor() const override { return event.get(); }
+    uint16_t mtu() const override { return 1500; }
     Result<void> set_offloads(const Offloads& /*offloads*/) override { return {}; }
     ssize_t read(std::span<const iovec> vectors) override {
         if (frames == 0)
@@ -31,6 +32,7 @@ struct MemoryPort : FramePort {
         if (input->rarely())
             return -EIO;
         uint64_t left = input->rarely() ? 65535 : 12 + 16ULL * input->byte();
+        const uint8_t segmentation = input->rarely() ? 0 : 1; // the header's second byte
         ssize_t total = 0;
         for (const iovec& vector : vectors) {
             const uint64_t part = std::min<uint64_t>(left, vector.iov_len);
@@ -38,6 +40,8 @@ struct MemoryPort : FramePort {
             left -= part;
             total += static_cast<ssize_t>(part);
         }
+        if (vectors.front().iov_len > 1)
+            static_cast<uint8_t*>(vectors.front().iov_base)[1] = segmentation;
         return total;
     }
     ssize_t write(std::span<const iovec> vectors) override {

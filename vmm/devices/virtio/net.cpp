@@ -17,6 +17,7 @@ namespace {
 // Feature bits, 5.1.3.
 constexpr unsigned feature_checksum = 0;
 constexpr unsigned feature_guest_checksum = 1;
+constexpr unsigned feature_mtu = 3;
 constexpr unsigned feature_mac = 5;
 constexpr unsigned feature_guest_tso4 = 7;
 constexpr unsigned feature_guest_tso6 = 8;
@@ -39,6 +40,22 @@ struct Header {
 static_assert(sizeof(Header) == 12 && offsetof(Header, num_buffers) == 10 &&
               std::is_trivially_copyable_v<Header>);
 
+// 5.1.6: the kind of segmentation, of which none leaves the frame as long as it is; and a flag beside it.
+constexpr uint8_t gso_none = 0;
+constexpr uint8_t gso_ecn = 0x80;
+
+// 5.1.4, up to the last field of a feature that is offered.
+struct Config {
+    MacAddress mac;
+    Le16 status;
+    Le16 max_queue_pairs;
+    Le16 mtu;
+};
+static_assert(sizeof(Config) == 12 && offsetof(Config, mtu) == 10 && std::is_trivially_copyable_v<Config>);
+
+// Of Ethernet, with a VLAN tag: IEEE 802.3, 3.2.7.
+constexpr uint64_t link_header_bytes = 14 + 4;
+
 // In one go each way, so that one device leaves the I/O thread to the others.
 constexpr unsigned batch_frames = 64;
 constexpr uint64_t batch_descriptors = 4096;
@@ -56,11 +73,21 @@ constexpr std::string_view describe(GuestFault fault) {
 Result<std::unique_ptr<Net>> Net::create(const Options& options, const GuestMemory& memory, EventLoop& loop,
                                          const Log& log) {
     auto tap = TRY(TapDevice::open(options.interface));
+    if (!tap->is_up())
+        log.host(fmt::format("{}: {} is down, and loses what the guest sends; ip link set {} up",
+                             options.name, options.interface, options.interface));
     return create(options, std::move(tap), memory, loop, log);
 }
 
 Result<std::unique_ptr<Net>> Net::create(const Options& options, std::unique_ptr<FramePort> port,
                                          const GuestMemory& memory, EventLoop& loop, const Log& log) {
+    const uint16_t mtu = options.mtu.value_or(port->mtu());
+    if (options.mtu && mtu < min_mtu)
+        return fail(Error::usage(fmt::format("MTU {} of {} is less than {}", mtu, options.name, min_mtu)));
+    if (mtu > port->mtu())
+        return fail(Error::usage(fmt::format("MTU {} of {} is more than the {} of {}", mtu, options.name,
+                                             port->mtu(), options.interface))
+                        .hint(fmt::format("ip link set {} mtu {}", options.interface, mtu)));
     MacAddress mac{};
     if (options.mac) {
         mac = *options.mac;
@@ -73,13 +100,14 @@ Result<std::unique_ptr<Net>> Net::create(const Options& options, std::unique_ptr
             return fail(Error::system("getrandom", errno));
         mac[0] = static_cast<uint8_t>((mac[0] & ~1U) | 2U); // unicast, locally administered: IEEE 802, 8.4
     }
-    return std::unique_ptr<Net>(new Net(options, mac, std::move(port), memory, loop, log));
+    return std::unique_ptr<Net>(new Net(options, mac, mtu, std::move(port), memory, loop, log));
 }
 
-Net::Net(const Options& options, const MacAddress& mac, std::unique_ptr<FramePort> port,
+Net::Net(const Options& options, const MacAddress& mac, uint16_t mtu, std::unique_ptr<FramePort> port,
          const GuestMemory& memory, EventLoop& loop, const Log& log)
     : m_name(options.name)
     , m_mac(mac)
+    , m_mtu(mtu)
     , m_port(std::move(port))
     , m_memory(&memory)
     , m_loop(&loop)
@@ -94,7 +122,9 @@ uint64_t Net::features() const {
     return 1ULL << feature_checksum | 1ULL << feature_guest_checksum | 1ULL << feature_mac |
            1ULL << feature_guest_tso4 | 1ULL << feature_guest_tso6 | 1ULL << feature_guest_ecn |
            1ULL << feature_host_tso4 | 1ULL << feature_host_tso6 | 1ULL << feature_host_ecn |
-           1ULL << feature_mergeable_buffers;
+           1ULL << feature_mergeable_buffers |
+           // 5.1.4.1: not with less than the least.
+           (m_mtu >= min_mtu ? 1ULL << feature_mtu : 0);
 }
 
 std::span<const uint16_t> Net::queue_sizes() const {
@@ -102,11 +132,13 @@ std::span<const uint16_t> Net::queue_sizes() const {
     return sizes;
 }
 
-// 5.1.4: the address comes first; the rest belongs to features that are not offered.
+// The MTU stays what it was at the start: 5.1.4.1 forbids to change it.
 void Net::read_config(uint64_t offset, std::span<std::byte> data) const {
+    const Config config{.mac = m_mac, .status = {}, .max_queue_pairs = {}, .mtu = m_mtu};
+    const auto bytes = std::as_bytes(std::span(&config, 1));
     std::ranges::fill(data, std::byte{0});
-    for (size_t i = 0; i < data.size() && offset < m_mac.size(); ++i, ++offset)
-        data[i] = std::byte{m_mac[offset]};
+    for (size_t i = 0; i < data.size() && offset < bytes.size(); ++i, ++offset)
+        data[i] = bytes[offset];
 }
 
 void Net::activate(uint64_t driver_features, std::span<Queue* const> queues, Host& host) {
@@ -272,6 +304,12 @@ Net::Outcome Net::receive_one() {
     m_failed_reads = 0;
     const auto bytes = static_cast<uint64_t>(result);
     m_last_frame = bytes;
+    if (exceeds_mtu(bytes)) {
+        m_log->guest(m_drop_site,
+                     fmt::format("{}: received frame of {} bytes dropped: longer than its MTU of {}", m_name,
+                                 bytes - sizeof(Header), m_mtu));
+        return Outcome::progress;
+    }
     if (bytes <= room)
         return deliver(bytes) ? Outcome::progress : Outcome::stopped;
     // One cut even so has filled the tail, and is longer than this.
@@ -314,6 +352,17 @@ Net::Outcome Net::finish_held() {
             break;
     }
     return deliver(bytes) ? Outcome::progress : Outcome::stopped;
+}
+
+// 5.1.4.1, of a frame that was read into m_buffers. Its header is in the guest's hands already, but what the
+// guest writes there decides on what it gets, no more.
+bool Net::exceeds_mtu(uint64_t bytes) const {
+    if (!negotiated(feature_mtu) || bytes <= sizeof(Header) + link_header_bytes + m_mtu)
+        return false;
+    uint8_t gso_type = gso_none;
+    const auto read = read_bytes(*m_memory, m_buffers.front().writable, offsetof(Header, gso_type),
+                                 std::as_writable_bytes(std::span(&gso_type, 1)));
+    return !read || (gso_type & ~gso_ecn) == gso_none;
 }
 
 void Net::log_too_long(uint64_t room) {

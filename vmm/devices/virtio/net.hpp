@@ -27,7 +27,9 @@ public:
     struct Options {
         std::string interface;         // of an existing tap
         std::optional<MacAddress> mac; // random and locally administered when not given
-        std::string name;              // for messages
+        // 5.1.4, in bytes: from min_mtu to the interface's, which it is when not given.
+        std::optional<uint16_t> mtu;
+        std::string name; // for messages
     };
 
     // Memory, loop and log outlive the device.
@@ -46,6 +48,8 @@ public:
     static constexpr uint16_t transmit_queue = 1;
     // 5.1.6.3.1 says 65550 without, here with a VLAN tag, and the header.
     static constexpr uint64_t max_frame_bytes = 65535 + 18 + 12;
+    // 5.1.4.1.
+    static constexpr uint16_t min_mtu = 68;
 
     DeviceType type() const override { return DeviceType::net; }
     std::string_view name() const override { return m_name; }
@@ -59,11 +63,12 @@ public:
     void reset(std::function<void()> done) override;
 
     const MacAddress& mac() const { return m_mac; }
+    uint16_t mtu() const { return m_mtu; }
 
 private:
     enum class Outcome { progress, idle, stopped };
 
-    Net(const Options& options, const MacAddress& mac, std::unique_ptr<FramePort> port,
+    Net(const Options& options, const MacAddress& mac, uint16_t mtu, std::unique_ptr<FramePort> port,
         const GuestMemory& memory, EventLoop& loop, const Log& log);
 
     void handle_port(uint32_t events);
@@ -72,6 +77,7 @@ private:
     void receive();
     Outcome receive_one();
     Outcome finish_held();
+    bool exceeds_mtu(uint64_t bytes) const;
     void log_too_long(uint64_t room);
     bool collect_buffers(uint64_t needed);
     bool deliver(uint64_t bytes);
@@ -84,6 +90,7 @@ private:
 
     std::string m_name;
     MacAddress m_mac;
+    uint16_t m_mtu;
     std::unique_ptr<FramePort> m_port;
     const GuestMemory* m_memory;
     EventLoop* m_loop;

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/virtio/tap_device.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/if_tun.h>
 #include <net/if.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 
 namespace casemate::virtio {
 namespace {
@@ -18,6 +20,11 @@ std::string how_to_create(const std::string& interface) {
                        interface);
 }
 
+// For a name that another interface has.
+std::string how_to_replace(const std::string& interface) {
+    return fmt::format("take another name, or ip link delete {} and {}", interface, how_to_create(interface));
+}
+
 Error attach_error(const std::string& interface, int number) {
     Error error = Error::system(fmt::format("attach to tap interface {}", interface), number);
     switch (number) {
@@ -26,11 +33,11 @@ Error attach_error(const std::string& interface, int number) {
     case EPERM:
         return std::move(error)
             .blame(Blame::usage)
-            .hint("it belongs to another user; " + how_to_create(interface));
+            .hint("it belongs to another user or group; " + how_to_replace(interface));
     case EINVAL:
         return std::move(error)
             .blame(Blame::usage)
-            .hint("it is not a single-queue tap; " + how_to_create(interface));
+            .hint("it is not a tap with a single queue; " + how_to_replace(interface));
     default:
         return error;
     }
@@ -58,10 +65,33 @@ Result<std::unique_ptr<TapDevice>> TapDevice::open(const std::string& interface)
     int bytes = header_bytes;
     if (ioctl(tap->get(), TUNSETVNETHDRSZ, &bytes) != 0)
         return fail(Error::system("ioctl TUNSETVNETHDRSZ", errno));
+    // Headers are little-endian (5.1.6); an earlier user's other choice outlives it, as do its offloads.
+    int little_endian = 1;
+    if (ioctl(tap->get(), TUNSETVNETLE, &little_endian) != 0)
+        return fail(Error::system("ioctl TUNSETVNETLE", errno));
     std::unique_ptr<TapDevice> device(new TapDevice(*std::move(tap)));
-    // An earlier user's offloads outlive it.
     TRY(device->set_offloads({}));
+    TRY(device->ask_interface(interface));
     return device;
+}
+
+Result<void> TapDevice::ask_interface(const std::string& interface) {
+    // netdevice(7): any socket will do.
+    const Fd socket_fd(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    if (!socket_fd)
+        return fail(Error::system("socket", errno));
+    const auto ask = [&](unsigned long request, const char* name) -> Result<ifreq> {
+        ifreq answer{};
+        interface.copy(answer.ifr_name, IFNAMSIZ - 1);
+        if (ioctl(socket_fd.get(), request, &answer) != 0)
+            return fail(Error::system(fmt::format("ioctl {} of {}", name, interface), errno));
+        return answer;
+    };
+    const ifreq mtu = TRY(ask(SIOCGIFMTU, "SIOCGIFMTU"));
+    m_mtu = static_cast<uint16_t>(std::clamp(mtu.ifr_mtu, 0, 0xffff));
+    const ifreq flags = TRY(ask(SIOCGIFFLAGS, "SIOCGIFFLAGS"));
+    m_up = (static_cast<unsigned>(flags.ifr_flags) & IFF_UP) != 0;
+    return {};
 }
 
 Result<void> TapDevice::set_offloads(const Offloads& offloads) {

@@ -5,6 +5,7 @@
 #include "base/error.hpp"
 #include "base/fd.hpp"
 
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -31,6 +32,8 @@ public:
 
     // To wait on with the EventLoop.
     virtual int descriptor() const = 0;
+    // What an Ethernet frame there carries at most, in bytes without its header, as of when it was attached.
+    virtual uint16_t mtu() const = 0;
     virtual Result<void> set_offloads(const Offloads& offloads) = 0;
     // One frame; never blocks. Bytes moved, or a negative errno value. A frame longer than the vectors is
     // cut to them.
@@ -45,6 +48,9 @@ public:
     static Result<std::unique_ptr<TapDevice>> open(const std::string& interface);
 
     int descriptor() const override { return m_tap.get(); }
+    uint16_t mtu() const override { return m_mtu; }
+    // Whether the interface was up when it was attached: one that is down loses what the guest sends.
+    bool is_up() const { return m_up; }
     Result<void> set_offloads(const Offloads& offloads) override;
     ssize_t read(std::span<const iovec> vectors) override;
     ssize_t write(std::span<const iovec> vectors) override;
@@ -52,8 +58,11 @@ public:
 private:
     explicit TapDevice(Fd tap)
         : m_tap(std::move(tap)) {}
+    Result<void> ask_interface(const std::string& interface);
 
     Fd m_tap;
+    uint16_t m_mtu = 0;
+    bool m_up = false;
 };
 
 } // namespace casemate::virtio

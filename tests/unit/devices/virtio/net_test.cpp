@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <fcntl.h>
 #include <net/if.h>
+#include <optional>
 #include <string>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -21,6 +22,7 @@ namespace casemate::virtio {
 namespace {
 
 constexpr uint64_t mergeable = 1ULL << 15;
+constexpr uint64_t mtu_known = 1ULL << 3;
 constexpr uint64_t ram_bytes = 1_MiB;
 constexpr uint64_t receive_rings = 0x10000;
 constexpr uint64_t transmit_rings = 0x20000;
@@ -32,11 +34,13 @@ constexpr size_t header_bytes = 12;
 struct FakePort : FramePort {
     Fd ours;
     Offloads offloads;
+    uint16_t link_mtu = 1500;
     int write_error = 0;
     unsigned reads = 0;
     unsigned frames = 0; // the reads that found one
     size_t given = 0;    // vectors, to the last read
     int descriptor() const override { return ours.get(); }
+    uint16_t mtu() const override { return link_mtu; }
     Result<void> set_offloads(const Offloads& wanted) override {
         offloads = wanted;
         return {};
@@ -106,9 +110,10 @@ struct Fixture {
     void kick(uint16_t index) {
         io.run([&] { net->process_queue(index); });
     }
-    ssize_t send_frame(size_t bytes, uint8_t fill = 0x5a) {
+    ssize_t send_frame(size_t bytes, uint8_t fill = 0x5a, uint8_t gso_type = 0) {
         std::vector<uint8_t> frame(bytes, fill);
         std::fill_n(frame.begin(), std::min(bytes, header_bytes), uint8_t{0});
+        frame[1] = gso_type;
         return send(wire.get(), frame.data(), frame.size(), 0);
     }
     // As above; every byte behind the header tells its place.
@@ -294,6 +299,82 @@ TEST_CASE("long and short frames in turn arrive whole, whatever the read before 
         }
         CHECK(f.host.broken.empty());
     }
+}
+
+TEST_CASE("the MTU is the port's, or less where that was asked for") {
+    const GuestMemory memory = GuestMemory::create(ram_bytes).value();
+    const auto loop = EventLoop::create().value();
+    const Log log(-1);
+    const auto create = [&](uint16_t link, std::optional<uint16_t> asked) {
+        auto port = std::make_unique<FakePort>();
+        port->link_mtu = link;
+        return Net::create({.interface = "tap9", .mtu = asked, .name = "net0"}, std::move(port), memory,
+                           *loop, log);
+    };
+    const auto told = [](Net& net) {
+        std::array<std::byte, 2> mtu{};
+        net.read_config(10, mtu);
+        return std::to_integer<unsigned>(mtu[0]) | std::to_integer<unsigned>(mtu[1]) << 8U;
+    };
+    struct Case {
+        uint16_t link;
+        std::optional<uint16_t> asked;
+        uint16_t result;
+    };
+    for (const Case& each : {Case{1400, {}, 1400}, Case{65521, {}, 65521}, Case{1500, 1280, 1280},
+                             Case{1500, 1500, 1500}, Case{1500, 68, 68}}) {
+        const auto net = create(each.link, each.asked);
+        REQUIRE(net);
+        CHECK(told(**net) == each.result);
+        CHECK(((*net)->features() & mtu_known) != 0);
+        // What a driver writes there changes nothing, and what it reads behind is zero.
+        const std::array written{std::byte{0xff}, std::byte{0xff}};
+        (*net)->write_config(10, written);
+        CHECK(told(**net) == each.result);
+        std::array<std::byte, 4> behind{};
+        behind.fill(std::byte{0xff});
+        (*net)->read_config(11, behind);
+        CHECK(behind[0] == static_cast<std::byte>(each.result >> 8U));
+        CHECK(behind[1] == std::byte{0});
+    }
+    // 68 is the least that may be offered.
+    CHECK((create(67, std::nullopt).value()->features() & mtu_known) == 0);
+    const auto small = create(1500, 67);
+    REQUIRE_FALSE(small);
+    CHECK(small.error().blame() == Blame::usage);
+    const auto large = create(1500, 1501);
+    REQUIRE_FALSE(large);
+    CHECK(large.error().blame() == Blame::usage);
+    CHECK(large.error().message().find("MTU 1501 of net0 is more than the 1500 of tap9") !=
+          std::string::npos);
+}
+
+TEST_CASE("a frame longer than a negotiated MTU is dropped, unless it is to be cut into segments") {
+    constexpr size_t longest = header_bytes + 18 + 1500; // with a VLAN tag
+    constexpr uint8_t gso_tcp4 = 1;
+    constexpr uint8_t gso_ecn = 0x80;
+    for (const uint64_t features : {mergeable | mtu_known, mtu_known}) {
+        Fixture f(features);
+        for (uint64_t i = 0; i < 4; ++i)
+            f.receive_driver.add({{receive_at + 0x1000 * i, 4000, true}});
+        f.kick(0);
+        REQUIRE(f.send_frame(longest + 1) == longest + 1);
+        REQUIRE(f.send_frame(longest + 1, 0x5a, gso_ecn) == longest + 1);
+        REQUIRE(f.send_frame(longest) == longest);
+        REQUIRE(f.send_frame(longest + 1, 0x5a, gso_tcp4) == longest + 1);
+        REQUIRE(f.send_frame(longest + 2, 0x5a, gso_tcp4 | gso_ecn) == longest + 2);
+        CHECK(f.received().length == longest);
+        CHECK(f.received().length == longest + 1);
+        CHECK(f.received().length == longest + 2);
+        CHECK(f.receive_driver.used_index() == 3);
+        CHECK(f.host.broken.empty());
+    }
+    // A driver that does not know of it gets what comes.
+    Fixture f(mergeable);
+    f.receive_driver.add({{receive_at, 4000, true}});
+    f.kick(0);
+    REQUIRE(f.send_frame(longest + 1) == longest + 1);
+    CHECK(f.received().length == longest + 1);
 }
 
 TEST_CASE("the longest frame is held, and one byte more is dropped") {
@@ -616,7 +697,10 @@ TEST_CASE("a real tap takes frames, refuses senseless headers and a second user"
     const auto busy = TapDevice::open(name);
     REQUIRE_FALSE(busy);
     CHECK(busy.error().number() == EBUSY);
-    CHECK_FALSE(TapDevice::open("lo"));
+    const auto other = TapDevice::open("lo"); // no tap: what to do may not be to create it
+    REQUIRE_FALSE(other);
+    CHECK(other.error().blame() == Blame::usage);
+    CHECK(other.error().message().find("take another name") != std::string::npos);
 
     // Persistent while we change its user.
     REQUIRE(ioctl(tun->get(), TUNSETPERSIST, 1UL) == 0);
@@ -625,11 +709,15 @@ TEST_CASE("a real tap takes frames, refuses senseless headers and a second user"
     REQUIRE(ioctl(control.get(), SIOCGIFFLAGS, &request) == 0);
     request.ifr_flags = static_cast<short>(request.ifr_flags | IFF_UP);
     REQUIRE(ioctl(control.get(), SIOCSIFFLAGS, &request) == 0);
+    request.ifr_mtu = 1400;
+    REQUIRE(ioctl(control.get(), SIOCSIFMTU, &request) == 0);
     std::string(detach.ifr_name).copy(request.ifr_name, IFNAMSIZ - 1);
     dup2(control.get(), tun->get()); // closes the first user's attachment
     {
         const auto tap = TapDevice::open(name);
         REQUIRE(tap);
+        CHECK((*tap)->mtu() == 1400);
+        CHECK((*tap)->is_up());
         CHECK((*tap)->set_offloads({.checksum = true, .tso4 = true, .tso6 = true, .ecn = true}));
         std::array<uint8_t, 12 + 60> frame{};
         std::fill_n(frame.begin() + 12, 6, uint8_t{0xff});
