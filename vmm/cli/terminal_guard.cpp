@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/terminal_guard.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cassert>
 #include <cerrno>
+#include <cstdlib>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 namespace casemate {
 namespace {
@@ -25,7 +29,7 @@ void set_modes(const termios& modes) {
 void on_deadly(int number) {
     const int saved_errno = errno;
     set_modes(guarded_modes.cooked);
-    static_cast<void>(raise(number));
+    syscall(SYS_tgkill, getpid(), gettid(), number); // raise(3) refuses the signals that glibc uses
     errno = saved_errno;
 }
 
@@ -56,6 +60,22 @@ void on_continue(int) {
     errno = saved_errno;
 }
 
+// glibc keeps the first two real-time signals for itself, 32 and 33, and its sigaction(2) refuses them. Until
+// it uses them they end the process as any other. `like` is a signal that has the handler.
+void handle_like(int number, int like) {
+    // linux v6.12 arch/x86/include/uapi/asm/signal.h: struct sigaction; its restorer is glibc's own.
+    struct KernelAction {
+        void (*handler)(int);
+        unsigned long flags;
+        void (*restorer)();
+        unsigned long mask;
+    } action{};
+    if (syscall(SYS_rt_sigaction, like, nullptr, &action, sizeof(action.mask)) == 0)
+        syscall(SYS_rt_sigaction, number, &action, nullptr, sizeof(action.mask));
+}
+
+constexpr std::array glibc_signals{32, 33};
+
 } // namespace
 
 TerminalGuard::TerminalGuard(const std::optional<TerminalModes>& modes) {
@@ -70,12 +90,18 @@ TerminalGuard::TerminalGuard(const std::optional<TerminalModes>& modes) {
 
     guarded_modes = *modes;
     guarding = true;
+    static const bool at_exit = std::atexit(restore_terminal) == 0;
+    static_cast<void>(at_exit);
     // Nothing interrupts a handler half way through changing the modes.
     sigfillset(&action.sa_mask);
     action.sa_handler = on_deadly;
     action.sa_flags = static_cast<int>(SA_RESETHAND | SA_ONSTACK);
-    for (const int number : deadly)
-        replace(number, action);
+    for (int number = 1; number <= SIGRTMAX; ++number)
+        if (std::ranges::find(not_deadly, number) == not_deadly.end())
+            replace(number, action);
+    // The last one is nobody's but the user's, who has it ignored at most.
+    for (const int number : glibc_signals)
+        handle_like(number, SIGRTMAX);
     action.sa_flags = SA_RESTART | SA_ONSTACK;
     action.sa_handler = on_stop;
     replace(SIGTSTP, action);
@@ -88,18 +114,28 @@ TerminalGuard::~TerminalGuard() {
         set_modes(guarded_modes.cooked);
         guarding = false;
     }
-    for (size_t i = 0; i < m_saved_count; ++i)
-        sigaction(m_saved[i].number, &m_saved[i].action, nullptr);
+    struct sigaction by_default{};
+    by_default.sa_handler = SIG_DFL;
+    for (int number = 1; number < NSIG; ++number)
+        if (m_replaced.test(static_cast<size_t>(number)))
+            sigaction(number, &by_default, nullptr);
+    for (const auto& [number, action] : m_handlers)
+        sigaction(number, &action, nullptr);
+}
+
+void TerminalGuard::restore_terminal() {
+    set_modes(guarded_modes.cooked);
 }
 
 void TerminalGuard::replace(int number, struct sigaction action) {
     struct sigaction previous{};
-    sigaction(number, nullptr, &previous);
     // nohup(1) and shells without job control ignore signals on purpose.
-    if (previous.sa_handler == SIG_IGN)
+    if (sigaction(number, nullptr, &previous) != 0 || previous.sa_handler == SIG_IGN)
         return;
     sigaction(number, &action, nullptr);
-    m_saved[m_saved_count++] = {.number = number, .action = previous};
+    m_replaced.set(static_cast<size_t>(number));
+    if (previous.sa_handler != SIG_DFL)
+        m_handlers.emplace_back(number, previous);
 }
 
 } // namespace casemate
