@@ -3,6 +3,8 @@
 
 #include "memory/layout.hpp"
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <fcntl.h>
 #include <fmt/core.h>
@@ -57,6 +59,17 @@ Result<void> ImageFile::read_into(const GuestMemory& memory, GuestRange where, u
         offset += vector.iov_len;
     }
     return {};
+}
+
+Result<std::optional<FileKind>> kind_of(const ImageFile& file) {
+    std::array<std::byte, file_kind_start_bytes> start_buffer;
+    const auto start = std::span(start_buffer).first(std::min<uint64_t>(start_buffer.size(), file.size()));
+    TRY(file.read(0, start));
+    std::array<std::byte, file_kind_volume_bytes> volume;
+    if (!file.holds(file_kind_volume_offset, volume.size()))
+        return file_kind(start);
+    TRY(file.read(file_kind_volume_offset, volume));
+    return file_kind(start, volume);
 }
 
 Error wrap(std::string tried, Error error) {

@@ -4,10 +4,12 @@
 
 #include "base/error.hpp"
 #include "base/fd.hpp"
+#include "base/file_kind.hpp"
 #include "memory/guest_memory.hpp"
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 namespace casemate {
@@ -38,6 +40,8 @@ private:
     uint64_t m_size;
 };
 
+// What the file is, by its first bytes.
+Result<std::optional<FileKind>> kind_of(const ImageFile& file);
 // `error` as the reason why `tried` failed, blaming the same side.
 Error wrap(std::string tried, Error error);
 // "needs at least 96 MiB of RAM, the guest has 64 MiB", with what to do; `ram_end` is the lowest end of RAM

@@ -47,8 +47,35 @@ Result<GuestRange> choose_place(const GuestMemory& memory, const LoadedKernel& k
                      too_little_ram(first + bytes, memory.size())));
 }
 
+// Whether Linux takes it is Linux's to say, and it takes much: archives in a row, images of file systems.
+// Only what is surely something else is refused.
+Result<void> refuse_other_kinds(const ImageFile& file) {
+    using Family = FileKind::Family;
+    const auto kind = TRY(kind_of(file));
+    if (!kind || kind->family == Family::cpio || kind->family == Family::compressed)
+        return {};
+    Error error = Error::usage(fmt::format("is {}", kind->what));
+    switch (kind->family) {
+    case Family::bz_image:
+    case Family::efi_program:
+        return fail(std::move(error).hint("Pass it as --kernel."));
+    case Family::elf:
+        return fail(std::move(error).hint("Pass a kernel as --kernel, and a program inside a cpio archive."));
+    case Family::old_cpio:
+    case Family::archive:
+        return fail(std::move(error).hint("Make it with cpio -o -H newc."));
+    case Family::iso:
+        return fail(std::move(error).hint("Pass it as --disk, and the initrd inside it as --initrd."));
+    case Family::disk_format:
+        return fail(std::move(error).hint("Pass a raw image as --disk."));
+    default:
+        return fail(std::move(error).hint("Pass a cpio archive, compressed or not."));
+    }
+}
+
 Result<GuestRange> load(const GuestMemory& memory, const LoadedKernel& kernel, const char* path) {
     const ImageFile file = TRY(ImageFile::open(path));
+    TRY(refuse_other_kinds(file));
     const GuestRange place = TRY(choose_place(memory, kernel, file.size()));
     TRY(file.read_into(memory, place, 0));
     return place;

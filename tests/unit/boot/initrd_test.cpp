@@ -3,7 +3,9 @@
 
 #include "synthetic_kernel.hpp"
 
+#include <algorithm>
 #include <doctest/doctest.h>
+#include <string>
 #include <string_view>
 
 namespace casemate {
@@ -101,6 +103,30 @@ TEST_CASE("an empty, missing or odd initrd is the user's error and is named") {
     CHECK(missing.error().blame() == Blame::usage);
     CHECK(missing.error().message().find("load initrd /nonexistent/initrd") == 0);
     CHECK_FALSE(load_initrd(*memory, kernel, "/"));
+}
+
+TEST_CASE("what is surely no initrd is refused by its kind, with what to do; anything else is the kernel's "
+          "to judge") {
+    const auto load = [](std::string_view start, size_t offset = 0) {
+        const auto memory = GuestMemory::create(16_MiB);
+        REQUIRE(memory);
+        synthetic::Bytes contents(page_bytes);
+        std::ranges::copy(std::as_bytes(std::span(start)),
+                          contents.begin() + static_cast<std::ptrdiff_t>(offset));
+        const Fd file = synthetic::file_of(contents);
+        const auto range = load_initrd(*memory, kernel_at(1_MiB, 2_MiB), synthetic::path_of(file).c_str());
+        return range ? std::string() : range.error().message();
+    };
+    using namespace std::literals;
+    for (const auto start : {"070701"sv, "\x1f\x8b"sv, "\x28\xb5\x2f\xfd"sv, "hsqs"sv, "\0\0\0\0"sv})
+        CHECK(load(start).empty());
+    CHECK(load("HdrS", 0x202).find("is an x86 kernel (bzImage); Pass it as --kernel.") != std::string::npos);
+    CHECK(load("\x7f"
+               "ELF")
+              .find("is an ELF file") != std::string::npos);
+    CHECK(load("070707").find("cpio -o -H newc") != std::string::npos);
+    CHECK(load("QFI\xfb").find("is a qcow2 image; Pass a raw image as --disk.") != std::string::npos);
+    CHECK(load("ustar", 257).find("is a tar archive; Make it with cpio") != std::string::npos);
 }
 
 } // namespace
