@@ -1,9 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/error.hpp"
 
+#include <cerrno>
 #include <cstring>
 
 namespace casemate {
+namespace {
+
+// What helps wherever a limit of the process or the host is met.
+const char* hint_for(int number) {
+    switch (number) {
+    case EMFILE:
+        return "; raise the limit on open files (ulimit -n)";
+    case ENFILE:
+        return "; the host's limit on open files is reached: raise fs.file-max";
+    case ENOMEM:
+        return "; free memory, or raise the limits on it (ulimit -v, ulimit -l, the cgroup's)";
+    default:
+        return "";
+    }
+}
+
+} // namespace
 
 std::string describe_errno(int number) {
     const char* const description = strerrordesc_np(number);
@@ -55,7 +73,7 @@ std::string Error::message() const {
         if (!error->m_hint.empty())
             hints += "; " + error->m_hint;
     }
-    return text + hints;
+    return text + (hints.empty() ? hint_for(number()) : hints);
 }
 
 } // namespace casemate

@@ -35,7 +35,8 @@ public:
     // errno of this error or of the nearest cause that has one; 0 when none has.
     int number() const;
 
-    // One line: outermost first, joined by ": ", the hints after "; ".
+    // One line: outermost first, joined by ": ", the hints after "; "; where there is none, what helps
+    // against a limit on files or memory.
     std::string message() const;
 
 private:

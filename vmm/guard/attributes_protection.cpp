@@ -32,7 +32,8 @@ Result<std::unique_ptr<AttributesProtection>>
 AttributesProtection::create(const Vm& vm, const GuestMemory& memory, std::stop_token ending) {
     if (!is_offered(vm))
         return fail(Error("this KVM has no memory attributes that deny writes for good")
-                        .hint("boot the kernel that tools/host-kernel builds, or use --protect mapping"));
+                        .hint("boot the kernel that tools/host-kernel of Casemate's source builds, or use "
+                              "--protect mapping"));
     if (vm.check_extension(KVM_CAP_X86_DISABLE_EPT_AD) != 0)
         TRY(vm.enable_capability(KVM_CAP_X86_DISABLE_EPT_AD, 0));
     return std::unique_ptr<AttributesProtection>(new AttributesProtection(vm, memory, std::move(ending)));

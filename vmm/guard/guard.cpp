@@ -359,6 +359,10 @@ void Guard::note_text(const GuestCpu& cpu) {
         const auto found = translate(m_parts.memory, state->system, address);
         return found ? std::optional(found->address) : std::nullopt;
     });
+    if (m_symbols.symbols == nullptr)
+        m_parts.log.guest(m_symbols_site,
+                          "the symbols given are not this kernel's, so reports go without names: "
+                          "pass the System.map or vmlinux of its very build");
 }
 
 std::optional<GuardEnd> Guard::store_fault(const GuestCpu& cpu, Unexplained unexplained,

@@ -246,6 +246,7 @@ private:
     LogSite m_reference_site;
     LogSite m_arena_site;
     LogSite m_clock_site;
+    LogSite m_symbols_site;
 
     // A root that ROOT_CHECK has recorded is given one audit's time to be left, until an audit finds a right
     // one.

@@ -8,7 +8,9 @@
 #include <fcntl.h>
 #include <fmt/core.h>
 #include <memory>
+#include <string>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 namespace casemate {
@@ -28,19 +30,46 @@ bool may_shadow_page_tables(const std::string& modules) {
     return !known;
 }
 
+namespace {
+
+std::string how_to_open(int failure) {
+    struct stat status{};
+    switch (failure) {
+    case EACCES:
+        if (stat("/dev/kvm", &status) == 0 && (status.st_mode & 0060) == 0060)
+            return fmt::format(
+                "have root add you to its group (usermod -aG kvm USER; the device has group {}), "
+                "then log in again",
+                status.st_gid);
+        return "have root permit it to you: chgrp kvm /dev/kvm && chmod 660 /dev/kvm, and your user into the "
+               "group";
+    case EPERM:
+        return "this container or service may not use the device: permit it, as docker run --device /dev/kvm "
+               "does";
+    case ENOENT:
+    case ENODEV:
+    case ENXIO:
+        return "load kvm_intel or kvm_amd and enable virtualization in the firmware; in a container, hand "
+               "the "
+               "device in; or use tools/kvm-host of Casemate's source, which emulates a host that has KVM";
+    default:
+        return "is KVM loaded? tools/kvm-host of Casemate's source runs commands on an emulated host that "
+               "has "
+               "it";
+    }
+}
+
+} // namespace
+
 Result<System> System::open() {
     auto fd = open_file("/dev/kvm", O_RDWR);
     if (!fd) {
-        const char* hint = "is KVM loaded? tools/kvm-host runs commands on an emulated host that has it";
-        if (fd.error().number() == EACCES || fd.error().number() == EPERM)
-            hint = "add yourself to its group: sudo usermod -aG kvm $USER, then log in again";
-        if (fd.error().number() == ENOENT)
-            hint =
-                "load kvm_intel or kvm_amd and enable virtualization in the firmware, or use tools/kvm-host, "
-                "which emulates a host that has KVM";
+        const std::string hint = how_to_open(fd.error().number());
         return fail(std::move(fd).error().hint(hint));
     }
     const int version = ioctl(fd->get(), KVM_GET_API_VERSION, 0);
+    if (version < 0)
+        return fail(Error("/dev/kvm is not KVM's device").hint(how_to_open(ENODEV)));
     if (version != KVM_API_VERSION)
         return fail(Error(fmt::format("/dev/kvm has API version {}, 12 is needed", version)));
     const int run_bytes = ioctl(fd->get(), KVM_GET_VCPU_MMAP_SIZE, 0);
@@ -83,8 +112,15 @@ Result<Vm> System::create_vm() const {
     do
         descriptor = ioctl(m_fd.get(), KVM_CREATE_VM, 0);
     while (descriptor < 0 && errno == EINTR);
-    if (descriptor < 0)
-        return fail(Error::system("KVM_CREATE_VM", errno));
+    if (descriptor < 0) {
+        const int number = errno;
+        Error error = Error::system("KVM_CREATE_VM", number);
+        // linux v6.12 virt/kvm/kvm_main.c: kvm_enable_virtualization.
+        if (number == EBUSY)
+            return fail(std::move(error).hint(
+                "another hypervisor, such as VirtualBox, uses the processor's virtualization: stop it"));
+        return fail(std::move(error));
+    }
     return Vm(Fd(descriptor), m_run_bytes);
 }
 

@@ -8,9 +8,9 @@
 namespace casemate {
 namespace {
 
-constexpr const char* any_host_remedy =
-    "Load kvm_intel or kvm_amd on a machine with hardware virtualization, or use tools/kvm-host, which "
-    "emulates one.";
+constexpr const char* any_host_remedy = "Load kvm_intel or kvm_amd on a machine with hardware "
+                                        "virtualization, or use tools/kvm-host of Casemate's source, which "
+                                        "emulates one.";
 
 Answer answer_of(std::optional<bool> value) {
     if (!value)
@@ -36,7 +36,7 @@ Finding kvm_finding(const HostReport& report) {
     finding.value = report.access_error.substr(0, report.access_error.find("; "));
     switch (report.access) {
     case KvmAccess::denied:
-        finding.remedy = "Add yourself to its group: sudo usermod -aG kvm $USER, then log in again.";
+        finding.remedy = "Have root add you to its group (usermod -aG kvm USER), then log in again.";
         break;
     case KvmAccess::wrong_version:
         finding.remedy = "Use a Linux host kernel: KVM has had API version 12 since Linux 2.6.22.";
@@ -64,7 +64,7 @@ Finding hardware_finding(const HostReport& report) {
     finding.meaning = "The CPU offers nothing to run guests with: a KVM here can only be software, and slow.";
     finding.remedy =
         "Enable virtualization in the firmware, or nested virtualization for this virtual machine; "
-        "else use tools/kvm-host.";
+        "else use tools/kvm-host of Casemate's source.";
     return finding;
 }
 
@@ -85,7 +85,8 @@ Finding speed_finding(const HostReport& report) {
             : fmt::format("Above {:.0f} times it does not pay to boot Linux; tiny payloads still run.",
                           highest_useful_ratio);
     if (!report.speed.useful)
-        finding.remedy = "Run in tools/kvm-host, which emulates a whole host with hardware virtualization.";
+        finding.remedy = "Run in tools/kvm-host of Casemate's source, which emulates a whole host with "
+                         "hardware virtualization.";
     return finding;
 }
 
@@ -157,7 +158,7 @@ Finding attributes_finding(const HostReport& report) {
         if (report.attributes.value_or(0) != 0)
             finding.value += fmt::format(" (it has {:#x})", *report.attributes);
         finding.meaning = "A lock inside KVM. No released kernel has it; lock by mapping does without.";
-        finding.remedy = "Build and boot the host kernel of tools/host-kernel.";
+        finding.remedy = "Build and boot the host kernel of tools/host-kernel of Casemate's source.";
     }
     return finding;
 }
@@ -208,11 +209,11 @@ Finding tables_finding(const HostReport& report) {
         "Page tables are verified instead: compared with a copy at every context switch and audit, so a "
         "change is found, but later than it happens.";
     if (report.kind == KvmKind::vmx)
-        finding.remedy = "Load kvm_intel with eptad=0: sudo modprobe -r kvm_intel && sudo modprobe kvm_intel "
+        finding.remedy = "Load kvm_intel with eptad=0; as root: modprobe -r kvm_intel && modprobe kvm_intel "
                          "eptad=0";
     else if (report.kind == KvmKind::svm)
         finding.remedy =
-            "Load kvm_amd with npt=0, which makes guests slower: sudo modprobe -r kvm_amd && sudo "
+            "Load kvm_amd with npt=0, which makes guests slower; as root: modprobe -r kvm_amd && "
             "modprobe kvm_amd npt=0";
     else
         finding.remedy = any_host_remedy;
@@ -312,7 +313,7 @@ Finding huge_pages_finding(const HostReport& report) {
     case HugePages::never:
         finding.answer = Answer::no;
         finding.value = "switched off, or not in this kernel";
-        finding.remedy = "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled";
+        finding.remedy = "As root: echo madvise >/sys/kernel/mm/transparent_hugepage/enabled";
         break;
     }
     return finding;
@@ -328,7 +329,7 @@ Finding io_uring_finding(const HostReport& report) {
     if (report.io_uring_policy)
         finding.value += fmt::format(", kernel.io_uring_disabled is {}", *report.io_uring_policy);
     if (report.io_uring_error != 0 && report.io_uring_policy.value_or(0) != 0)
-        finding.remedy = "sudo sysctl kernel.io_uring_disabled=0, if your site's rules allow it.";
+        finding.remedy = "As root: sysctl kernel.io_uring_disabled=0, if your site's rules allow it.";
     return finding;
 }
 

@@ -39,5 +39,15 @@ TEST_CASE("sizes print in the largest unit that divides them") {
     CHECK(to_string(GuestPhysical{0x1000}) == "gpa:0x1000");
 }
 
+TEST_CASE("a limit that is met says which to raise, unless there is better advice") {
+    CHECK(Error::system("open disk", EMFILE).message() ==
+          "open disk: Too many open files; raise the limit on open files (ulimit -n)");
+    CHECK(Error("start").because_of(Error::system("mmap", ENOMEM)).message().find("ulimit -v") !=
+          std::string::npos);
+    CHECK(Error::system("open", EMFILE).hint("close some").message() ==
+          "open: Too many open files; close some");
+    CHECK(Error::system("open", ENOENT).message() == "open: No such file or directory");
+}
+
 } // namespace
 } // namespace casemate
