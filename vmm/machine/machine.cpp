@@ -8,6 +8,7 @@
 #include "devices/virtio/net.hpp"
 #include "devices/virtio/rng.hpp"
 #include "kvm/system.hpp"
+#include "machine/config_check.hpp"
 #include "machine/cpuid.hpp"
 #include "machine/guard_end.hpp"
 #include "machine/guest_load.hpp"
@@ -78,6 +79,7 @@ Machine::Machine(const Config& config, const Log& log, EventLoop& loop, Parts pa
 
 Result<std::unique_ptr<Machine>> Machine::create(const Config& config, const Log& log, EventLoop& loop,
                                                  SerialLine& console) {
+    TRY(check_config(config, log));
     TRY(check_host_memory(config.memory_bytes));
     const System system = TRY(System::open());
     EventLog events = TRY(open_events(config.events_path));
