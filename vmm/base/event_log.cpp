@@ -89,9 +89,14 @@ std::string hex_string(uint64_t value) {
     return fmt::format("{:#x}", value);
 }
 
-Result<EventLog> EventLog::open(const char* path) {
-    if (std::string_view(path) == "-")
-        return standard_error();
+Result<EventLog> EventLog::open(const char* path, const Log* log) {
+    auto opened = std::string_view(path) == "-" ? standard_error() : open_path(path);
+    if (opened)
+        opened->m_log = log;
+    return opened;
+}
+
+Result<EventLog> EventLog::open_path(const char* path) {
     // Symbolic links are followed: /dev/fd/3 and /dev/stdout are such.
     constexpr int flags = O_APPEND | O_CREAT | O_NONBLOCK | O_NOCTTY;
     auto fd = open_file(path, O_WRONLY | flags, 0600);
@@ -105,38 +110,44 @@ Result<EventLog> EventLog::open(const char* path) {
         return fail(Error::system(std::string("fstat ") + path, errno));
     if (S_ISBLK(status.st_mode))
         return fail(Error::usage(fmt::format("{} is a block device", path)).hint("Name a file for events."));
-    return EventLog(std::move(*fd), Kind::non_blocking);
+    return EventLog(path, std::move(*fd), Kind::non_blocking);
 }
 
 Result<EventLog> EventLog::standard_error() {
     struct stat status{};
+    // A descriptor that is closed has /dev/null in its place, open for reading.
+    if (const int flags = fcntl(STDERR_FILENO, F_GETFL); flags < 0 || (flags & O_ACCMODE) == O_RDONLY)
+        return fail(Error::usage("events on stderr: it is closed").hint("Name a file for events."));
     if (fstat(STDERR_FILENO, &status) < 0)
         return fail(Error::system("fstat stderr", errno));
     // A file has one offset for this and for the log's messages: reopened, they would overwrite each other.
     if (!S_ISREG(status.st_mode) && !S_ISSOCK(status.st_mode))
         if (auto own = open_file("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY))
-            return EventLog(std::move(*own), Kind::non_blocking);
+            return EventLog("stderr", std::move(*own), Kind::non_blocking);
     Fd copy(fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0));
     if (!copy)
         return fail(Error::system("duplicate stderr", errno));
     if (S_ISREG(status.st_mode))
-        return EventLog(std::move(copy), Kind::non_blocking);
-    return EventLog(std::move(copy), S_ISSOCK(status.st_mode) ? Kind::socket : Kind::shared);
+        return EventLog("stderr", std::move(copy), Kind::non_blocking);
+    return EventLog("stderr", std::move(copy), S_ISSOCK(status.st_mode) ? Kind::socket : Kind::shared);
 }
 
 EventLog::EventLog(EventLog&& other) noexcept
-    : m_fd(std::move(other.m_fd))
+    : m_path(std::move(other.m_path))
+    , m_log(other.m_log)
+    , m_fd(std::move(other.m_fd))
     , m_kind(other.m_kind)
     , m_opened(other.m_opened)
     , m_rest(std::exchange(other.m_rest, {}))
-    , m_dropped(other.m_dropped) {}
+    , m_dropped(other.m_dropped)
+    , m_failure(other.m_failure) {}
 
 EventLog::~EventLog() {
     put_rest();
 }
 
-// How many bytes the file took.
-size_t EventLog::put(std::string_view bytes) const {
+// How many bytes the file took; m_failure says why not all.
+size_t EventLog::put(std::string_view bytes) {
     size_t done = 0;
     while (done < bytes.size()) {
         const std::string_view left = bytes.substr(done);
@@ -146,16 +157,20 @@ size_t EventLog::put(std::string_view bytes) const {
         } else if (m_kind == Kind::shared) {
             // pipe(7): POLLOUT promises room for PIPE_BUF bytes.
             pollfd ready{.fd = m_fd.get(), .events = POLLOUT, .revents = 0};
-            if (poll(&ready, 1, 0) != 1)
+            if (poll(&ready, 1, 0) != 1) {
+                m_failure = EAGAIN;
                 break;
+            }
             written = ::write(m_fd.get(), left.data(), std::min(left.size(), size_t{PIPE_BUF}));
         } else {
             written = ::write(m_fd.get(), left.data(), left.size());
         }
         if (written < 0 && errno == EINTR)
             continue;
-        if (written <= 0)
+        if (written <= 0) {
+            m_failure = written < 0 ? errno : EIO;
             break;
+        }
         done += static_cast<size_t>(written);
     }
     return done;
@@ -167,14 +182,36 @@ bool EventLog::put_rest() {
     return m_rest.empty();
 }
 
+// Once, and outside the lock: the log may wait for its own reader.
+void EventLog::tell_loss(const std::string& why) const {
+    m_log->host(fmt::format("events: {}; the guest runs on, and what is lost of them is counted", why));
+}
+
+std::string EventLog::why_lost() const {
+    switch (m_failure) {
+    case EAGAIN:
+        return fmt::format("nobody reads {}, or not as fast as they come", m_path);
+    case EPIPE:
+        return fmt::format("the reader of {} is gone", m_path);
+    default:
+        return fmt::format("cannot write to {}: {}", m_path, describe_errno(m_failure));
+    }
+}
+
 void EventLog::write(std::string_view name, const EventFields& fields) {
     if (!m_fd)
         return;
-    const std::lock_guard lock(m_mutex);
-    if (!put_rest()) {
-        ++m_dropped;
-        return;
+    std::string first_loss;
+    {
+        const std::lock_guard lock(m_mutex);
+        if ((!put_rest() || !put_line(line_of(name, fields))) && m_dropped++ == 0)
+            first_loss = why_lost();
     }
+    if (!first_loss.empty() && m_log != nullptr)
+        tell_loss(first_loss);
+}
+
+std::string EventLog::line_of(std::string_view name, const EventFields& fields) const {
     using std::chrono::duration_cast;
     const auto age =
         duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - m_opened).count();
@@ -188,16 +225,26 @@ void EventLog::write(std::string_view name, const EventFields& fields) {
         append_value(line, value);
     }
     line += "}\n";
+    return line;
+}
+
+// False when none of it went out.
+bool EventLog::put_line(const std::string& line) {
     const size_t taken = put(line);
-    if (taken == 0)
-        ++m_dropped;
-    else
+    if (taken != 0)
         m_rest = line.substr(taken);
+    return taken != 0;
 }
 
 uint64_t EventLog::dropped() const {
     const std::lock_guard lock(m_mutex);
     return m_dropped;
+}
+
+EventLog::Loss EventLog::loss() {
+    const std::lock_guard lock(m_mutex);
+    const uint64_t events = m_dropped + (put_rest() ? 0 : 1);
+    return {.events = events, .why = events != 0 ? why_lost() : ""};
 }
 
 RateLimit::Pass RateLimit::take(Clock::time_point now) {

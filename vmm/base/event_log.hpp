@@ -4,6 +4,7 @@
 
 #include "base/error.hpp"
 #include "base/fd.hpp"
+#include "base/log.hpp"
 
 #include <chrono>
 #include <cstdint>
@@ -27,8 +28,9 @@ public:
     EventLog() = default;
     // Appends to `path`, which is created, for its owner only, when it is not there; "-" is stderr. Never
     // waits: what a pipe's reader or a full disk does not take is dropped by whole lines and counted. A FIFO
-    // may get its reader later: until then it keeps what it has room for.
-    static Result<EventLog> open(const char* path);
+    // may get its reader later: until then it keeps what it has room for. `log`, which outlives it, hears
+    // once when the first event is lost.
+    static Result<EventLog> open(const char* path, const Log* log = nullptr);
     // Not while another thread uses `other`.
     EventLog(EventLog&& other) noexcept;
     EventLog& operator=(EventLog&&) = delete;
@@ -41,6 +43,12 @@ public:
     void write(std::string_view name, const EventFields& fields);
     // Events that did not go out.
     uint64_t dropped() const;
+    // The same, with the last one when its line is not complete, and why. When no more come.
+    struct Loss {
+        uint64_t events = 0;
+        std::string why; // empty when nothing is lost
+    };
+    Loss loss();
 
 private:
     enum class Kind {
@@ -48,20 +56,29 @@ private:
         socket,       // not to be reopened; MSG_DONTWAIT does the same
         shared,       // O_NONBLOCK would change it for other processes too
     };
-    EventLog(Fd fd, Kind kind)
-        : m_fd(std::move(fd))
+    EventLog(std::string path, Fd fd, Kind kind)
+        : m_path(std::move(path))
+        , m_fd(std::move(fd))
         , m_kind(kind) {}
     static Result<EventLog> standard_error();
+    static Result<EventLog> open_path(const char* path);
 
-    size_t put(std::string_view bytes) const;
+    std::string line_of(std::string_view name, const EventFields& fields) const;
+    size_t put(std::string_view bytes);
     bool put_rest();
+    bool put_line(const std::string& line);
+    void tell_loss(const std::string& why) const;
+    std::string why_lost() const;
 
     mutable std::mutex m_mutex;
+    std::string m_path; // "stderr" for "-"
+    const Log* m_log = nullptr;
     Fd m_fd;
     Kind m_kind = Kind::non_blocking;
     std::chrono::steady_clock::time_point m_opened = std::chrono::steady_clock::now();
     std::string m_rest; // the end of a line whose start went out
     uint64_t m_dropped = 0;
+    int m_failure = 0; // why the file last took no more, an errno value
 };
 
 // Lets a burst through and then one a second; what it holds back is counted. Not thread-safe.

@@ -10,8 +10,9 @@
 namespace casemate {
 namespace {
 
-// Guest text may end up in a message: control characters must not reach the user's terminal.
-void write_line(int descriptor, std::string_view prefix, std::string_view message, uint64_t suppressed) {
+// Guest text may end up in a message: control characters must not reach the user's terminal. False when not
+// all of it went out.
+bool write_line(int descriptor, std::string_view prefix, std::string_view message, uint64_t suppressed) {
     fmt::memory_buffer line;
     fmt::format_to(std::back_inserter(line), "casemate: {}", prefix);
     for (const char c : message)
@@ -19,7 +20,7 @@ void write_line(int descriptor, std::string_view prefix, std::string_view messag
     if (suppressed != 0)
         fmt::format_to(std::back_inserter(line), " ({} like it not shown)", suppressed);
     line.push_back('\n');
-    [[maybe_unused]] const ssize_t written = write(descriptor, line.data(), line.size());
+    return write(descriptor, line.data(), line.size()) == static_cast<ssize_t>(line.size());
 }
 
 } // namespace
@@ -36,12 +37,20 @@ void Log::host(std::string_view message) const {
     if (!m_reader_stopped && !has_room(patience))
         m_reader_stopped = true;
     const std::lock_guard lock(m_mutex);
-    if (!has_room({})) {
+    const bool has_reader = has_room({});
+    if (!has_reader || !write_line(m_descriptor, "", message, m_dropped)) {
         ++m_dropped;
-        return;
+        ++m_lost;
+    } else {
+        m_dropped = 0;
     }
-    m_reader_stopped = false;
-    write_line(m_descriptor, "", message, std::exchange(m_dropped, 0));
+    if (has_reader)
+        m_reader_stopped = false;
+}
+
+uint64_t Log::lost() const {
+    const std::lock_guard lock(m_mutex);
+    return m_lost;
 }
 
 void Log::guest(LogSite& site, std::string_view message) const {

@@ -38,6 +38,8 @@ public:
     static constexpr std::chrono::milliseconds patience{500};
     // Something the guest did: limited by `site`, and dropped while writing it would block.
     void guest(LogSite& site, std::string_view message) const;
+    // Messages of host() that did not go out: nobody reads, or the descriptor takes no more.
+    uint64_t lost() const;
 
 private:
     bool has_room(std::chrono::milliseconds wait) const;
@@ -45,7 +47,8 @@ private:
     int m_descriptor;
     mutable std::mutex m_mutex; // one message at a time between the look and the write
     mutable std::atomic<bool> m_reader_stopped = false;
-    mutable uint64_t m_dropped = 0; // of the host's messages
+    mutable uint64_t m_dropped = 0; // of the host's messages, since the last that went out
+    mutable uint64_t m_lost = 0;    // of them, ever
 };
 
 } // namespace casemate

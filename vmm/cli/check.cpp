@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/check.hpp"
 
+#include "base/log.hpp"
+#include "cli/standard_output.hpp"
+#include "machine/exit_status.hpp"
 #include "probe/host_probe.hpp"
 #include "probe/render.hpp"
 
-#include <cstdio>
 #include <fmt/core.h>
 #include <string_view>
+#include <unistd.h>
 
 namespace casemate {
 namespace {
@@ -26,30 +29,23 @@ Example: choose how to test by what the host offers
   casemate check --json | jq -r '.protection, .tables'
 )";
 
-// False when not all of it could be written; stdout is closed by the caller of main.
-bool print(std::string_view text) {
-    return std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
-}
-
 } // namespace
 
 int run_check(std::span<const char* const> arguments) {
     bool json = false;
     for (const std::string_view argument : arguments) {
         if (argument == "--help" || argument == "-h")
-            return print(help) ? 0 : 1;
+            return print(help);
         if (argument != "--json") {
-            fmt::print(stderr, "casemate: check: unknown option '{}'; see casemate check --help\n", argument);
-            return 2;
+            Log(STDERR_FILENO)
+                .host(fmt::format("check: unknown option '{}'; see casemate check --help", argument));
+            return usage_status;
         }
         json = true;
     }
     const HostReport report = probe_host();
-    if (!print(json ? render_json(report) : render_table(report))) {
-        fmt::print(stderr, "casemate: check: cannot write the report to standard output\n");
-        return 1;
-    }
-    return is_usable(report) ? 0 : 1;
+    const int printed = print(json ? render_json(report) : render_table(report));
+    return printed == 0 && !is_usable(report) ? exit_status(EndReason::host_failure).status : printed;
 }
 
 } // namespace casemate

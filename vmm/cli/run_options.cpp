@@ -1,21 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/run_options.hpp"
 
-#include "memory/layout.hpp"
+#include "cli/option_values.hpp"
 
 #include <algorithm>
 #include <array>
-#include <charconv>
-#include <chrono>
-#include <cstdio>
+#include <bitset>
 #include <fmt/core.h>
 #include <getopt.h>
+#include <string>
 #include <vector>
 
 namespace casemate {
 namespace {
 
-constexpr const char* help_text =
+constexpr std::string_view help_text =
     R"(Usage: casemate run --kernel FILE [OPTION]...
 
 Boots a Linux guest with its serial console on this terminal.
@@ -26,7 +25,10 @@ Boots a Linux guest with its serial console on this terminal.
   --memory SIZE             RAM with its unit, 16M or more (default: 256M)
   --cpus N                  virtual CPUs, 1 to 32 (default: 1)
   --disk FILE[,ro]          raw file or block device as a virtio disk; repeatable
-  --net tap=IF[,mac=M]      virtio network device on an existing tap interface; repeatable
+  --net tap=IF[,mac=M][,mtu=N]
+                            virtio network device on an existing tap interface, with an
+                            address (default: random) and an MTU, 68 to 65535 (default: the
+                            tap's); repeatable
   --locks MODE              the guest's locks are allowed, required or off (default: allowed)
   --lock-deadline SECONDS   how long --locks required waits for them, 1 to 3600 (default: 60)
   --protect HOW             attributes: KVM's memory attributes, where this host's KVM has them;
@@ -46,264 +48,176 @@ Example:
       --disk data.img --net tap=tap0
 
 On a terminal, Ctrl-A x ends the guest, Ctrl-A c presses its power button and
-Ctrl-A h lists the rest. SIGTERM or SIGINT presses the power button, a second
-one ends the guest.
+Ctrl-A h lists the rest. SIGTERM, SIGINT or SIGHUP presses the power button, a
+second SIGTERM or SIGINT ends the guest.
 
-Exit status: 0 power-off or reboot, 1 host failure, 2 usage, 10 guest panic or
+Exit status: 0 power-off or reboot, 1 host failure, or power-off or reboot with
+what the guest printed, its events or messages lost, 2 usage, 10 guest panic or
 triple fault, 11 the guest did what its CPU or machine cannot do, 20 a write to
-locked memory ended the guest, 21 a page-table root that is not the kernel's, 22
-a memory fault that nothing explains, 23 a register changed that was pinned when
-the guest sealed, 24 locks were required and not taken in time.
+locked memory ended the guest, 21 a page-table root that is not the kernel's,
+22 a memory fault that nothing explains, 23 a register changed that was pinned
+when the guest sealed, 24 locks were required and not taken in time, 25 the user
+ended the guest.
 )";
 
-template <typename T>
-std::optional<T> parse_number(std::string_view text, int base = 10) {
-    T value{};
-    const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value, base);
-    if (failure != std::errc{} || end != text.data() + text.size())
-        return std::nullopt;
-    return value;
-}
+struct Option {
+    const char* name;
+    enum class Kind { flag, once, repeatable } kind;
+    Result<void> (*take)(std::string_view value, RunOptions& run);
+};
+using Kind = Option::Kind;
 
-Result<uint64_t> parse_memory(std::string_view text) {
-    const uint64_t bytes = TRY(parse_size(text));
-    if (bytes < layout::min_ram_bytes || bytes > layout::max_ram_bytes || !is_aligned(bytes, page_bytes))
-        return fail(Error::usage(fmt::format("--memory {}: give {} to {} in whole pages of 4 KiB", text,
-                                             format_bytes(layout::min_ram_bytes),
-                                             format_bytes(layout::max_ram_bytes))));
-    return bytes;
-}
-
-Result<uint32_t> parse_cpus(std::string_view text) {
-    const auto count = parse_number<uint32_t>(text);
-    if (!count || *count == 0 || *count > layout::max_cpus)
-        return fail(Error::usage(fmt::format("--cpus {}: give 1 to {}", text, layout::max_cpus)));
-    return *count;
-}
-
-Result<DiskConfig> parse_disk(std::string_view text) {
-    DiskConfig disk;
-    if (text.ends_with(",ro")) {
-        disk.read_only = true;
-        text.remove_suffix(3);
-    }
-    if (text.empty())
-        return fail(
-            Error::usage("--disk: give a file or a block device, as in --disk data.img or data.img,ro"));
-    disk.path = text;
-    return disk;
-}
-
-Result<std::array<uint8_t, 6>> parse_mac(std::string_view text) {
-    std::array<uint8_t, 6> mac{};
-    bool good = text.size() == 17;
-    for (size_t i = 0; good && i < mac.size(); ++i) {
-        const auto byte = parse_number<uint8_t>(text.substr(3 * i, 2), 16);
-        good = byte.has_value() && (i == 5 || text[3 * i + 2] == ':');
-        mac[i] = byte.value_or(0);
-    }
-    // The lowest bit of the first byte marks group addresses (IEEE 802, 8.2).
-    if (!good || (mac[0] & 1) != 0)
-        return fail(
-            Error::usage(fmt::format("mac={}: give a unicast address such as 02:00:00:00:00:01", text)));
-    return mac;
-}
-
-Result<NetConfig> parse_net(std::string_view text) {
-    NetConfig net;
-    for (std::string_view rest = text; !rest.empty();) {
-        const std::string_view part = rest.substr(0, rest.find(','));
-        rest.remove_prefix(std::min(rest.size(), part.size() + 1));
-        if (part.starts_with("tap="))
-            net.tap = part.substr(4);
-        else if (part.starts_with("mac="))
-            net.mac = TRY(parse_mac(part.substr(4)));
-        else
-            return fail(
-                Error::usage(fmt::format("--net {}: unknown part {}, give tap=IF[,mac=M]", text, part)));
-    }
-    if (net.tap.empty())
-        return fail(Error::usage(fmt::format("--net {}: name a tap interface, as in --net tap=tap0", text)));
-    return net;
-}
-
-Result<LockMode> parse_locks(std::string_view text) {
-    if (text == "allowed")
-        return LockMode::allowed;
-    if (text == "required")
-        return LockMode::required;
-    if (text == "off")
-        return LockMode::off;
-    return fail(Error::usage(fmt::format("--locks {}: give allowed, required or off", text)));
-}
-
-Result<std::chrono::seconds> parse_lock_deadline(std::string_view text) {
-    constexpr uint32_t max_seconds = 3600;
-    const auto seconds = parse_number<uint32_t>(text);
-    if (!seconds || *seconds == 0 || *seconds > max_seconds)
-        return fail(Error::usage(fmt::format("--lock-deadline {}: give 1 to {} seconds", text, max_seconds)));
-    return std::chrono::seconds(*seconds);
-}
-
-Result<std::vector<ProtectionKind>> parse_protect(std::string_view text) {
-    std::vector<ProtectionKind> kinds;
-    if (text == "auto")
-        return kinds;
-    const auto refuse = [text](std::string_view why) {
-        return fail(Error::usage(fmt::format("--protect {}: {}; give auto, or one or more of attributes, "
-                                             "mapping and slots, as in --protect mapping,slots",
-                                             text, why)));
-    };
-    for (size_t at = 0; at <= text.size();) {
-        const std::string_view part = text.substr(at, text.find(',', at) - at);
-        at += part.size() + 1;
-        if (part.empty())
-            return refuse("a name is missing");
-        if (part == "auto")
-            return refuse("auto stands alone");
-        const auto kind = protection_kind(part);
-        if (!kind)
-            return refuse(fmt::format("{} is unknown", part));
-        if (std::ranges::find(kinds, *kind) != kinds.end())
-            return refuse(fmt::format("{} is there twice", part));
-        kinds.push_back(*kind);
-    }
-    return kinds;
-}
-
-Result<std::chrono::milliseconds> parse_audit_interval(std::string_view text) {
-    constexpr uint32_t min_milliseconds = 10; // more often, and the guest does little else
-    constexpr uint32_t max_milliseconds = 60'000;
-    const auto interval = parse_number<uint32_t>(text);
-    if (!interval || (*interval != 0 && *interval < min_milliseconds) || *interval > max_milliseconds)
-        return fail(
-            Error::usage(fmt::format("--audit-interval {}: give {} to {} milliseconds, or 0 for no audits",
-                                     text, min_milliseconds, max_milliseconds)));
-    return std::chrono::milliseconds(*interval);
-}
-
-Result<uint64_t> parse_max_violations(std::string_view text) {
-    const auto count = parse_number<uint64_t>(text);
-    if (!count || *count == 0)
-        return fail(Error::usage(
-            fmt::format("--max-violations {}: give a number from 1, or leave it out for no limit", text)));
-    return *count;
-}
-
-Result<std::string> parse_path(const char* name, std::string_view text, const char* example) {
-    if (text.empty())
-        return fail(Error::usage(fmt::format("{0}: give a file, as in {0} {1}", name, example)));
-    return std::string(text);
-}
-
-enum class Option : int {
-    kernel = 256,
-    initrd,
-    cmdline,
-    memory,
-    cpus,
-    disk,
-    net,
-    locks,
-    lock_deadline,
-    protect,
-    audit_interval,
-    max_violations,
-    events,
-    symbols,
-    force,
-    help
+constexpr std::array options{
+    Option{"kernel", Kind::once,
+           [](std::string_view value, RunOptions& run) -> Result<void> {
+               run.config.kernel = TRY(parse_path("--kernel", value, "bzImage"));
+               return {};
+           }},
+    Option{"initrd", Kind::once,
+           [](std::string_view value, RunOptions& run) -> Result<void> {
+               run.config.initrd = TRY(parse_path("--initrd", value, "rootfs.cpio"));
+               return {};
+           }},
+    Option{"cmdline", Kind::once,
+           [](std::string_view value, RunOptions& run) -> Result<void> {
+               run.config.command_line = value;
+               return {};
+           }},
+    Option{"memory", Kind::once,
+           [](std::string_view value, RunOptions& run) -> Result<void> {
+               run.config.memory_bytes = TRY(parse_memory(value));
+               return {};
+           }},
+    Option{"cpus", Kind::once,
+           [](std::string_view value, RunOptions& run) -> Result<void> {
+               run.config.cpus = TRY(parse_cpus(value));
+               return {};
+           }},
+    Option{"disk", Kind::repeatable,
+           [](std::string_view value, RunOptions& run) -> Result<void> {
+               run.config.disks.push_back(TRY(parse_disk(value)));
+               return {};
+           }},
+    Option{"net", Kind::repeatable,
+           [](std::string_view value, RunOptions& run) -> Result<void> {
+               run.config.nets.push_back(TRY(parse_net(value)));
+               return {};
+           }},
+    Option{"locks", Kind::once,
+           [](std::string_view value, RunOptions& run) -> Result<void> {
+               run.config.locks = TRY(parse_locks(value));
+               return {};
+           }},
+    Option{"lock-deadline", Kind::once,
+           [](std::string_view value, RunOptions& run) -> Result<void> {
+               run.config.lock_deadline = TRY(parse_lock_deadline(value));
+               return {};
+           }},
+    Option{"protect", Kind::once,
+           [](std::string_view value, RunOptions& run) -> Result<void> {
+               run.config.protect = TRY(parse_protect(value));
+               return {};
+           }},
+    Option{"audit-interval", Kind::once,
+           [](std::string_view value, RunOptions& run) -> Result<void> {
+               run.config.audit_interval = TRY(parse_audit_interval(value));
+               return {};
+           }},
+    Option{"max-violations", Kind::once,
+           [](std::string_view value, RunOptions& run) -> Result<void> {
+               run.config.max_violations = TRY(parse_max_violations(value));
+               return {};
+           }},
+    Option{"events", Kind::once,
+           [](std::string_view value, RunOptions& run) -> Result<void> {
+               run.config.events_path = TRY(parse_path("--events", value, "events.json"));
+               return {};
+           }},
+    Option{"symbols", Kind::once,
+           [](std::string_view value, RunOptions& run) -> Result<void> {
+               run.config.symbols_path = TRY(parse_path("--symbols", value, "System.map"));
+               return {};
+           }},
+    Option{"force", Kind::flag,
+           [](std::string_view, RunOptions& run) -> Result<void> {
+               run.force = true;
+               return {};
+           }},
+    Option{"help", Kind::flag, [](std::string_view, RunOptions&) -> Result<void> { return {}; }},
 };
 
-constexpr option make_option(const char* name, Option value, int argument) {
-    return {.name = name, .has_arg = argument, .flag = nullptr, .val = static_cast<int>(value)};
+size_t index_of(std::string_view name) {
+    const auto found = std::ranges::find(options, name, [](const Option& option) { return option.name; });
+    return static_cast<size_t>(found - options.begin());
 }
 
-constexpr std::array options{make_option("kernel", Option::kernel, required_argument),
-                             make_option("initrd", Option::initrd, required_argument),
-                             make_option("cmdline", Option::cmdline, required_argument),
-                             make_option("memory", Option::memory, required_argument),
-                             make_option("cpus", Option::cpus, required_argument),
-                             make_option("disk", Option::disk, required_argument),
-                             make_option("net", Option::net, required_argument),
-                             make_option("locks", Option::locks, required_argument),
-                             make_option("lock-deadline", Option::lock_deadline, required_argument),
-                             make_option("protect", Option::protect, required_argument),
-                             make_option("audit-interval", Option::audit_interval, required_argument),
-                             make_option("max-violations", Option::max_violations, required_argument),
-                             make_option("events", Option::events, required_argument),
-                             make_option("symbols", Option::symbols, required_argument),
-                             make_option("force", Option::force, no_argument),
-                             make_option("help", Option::help, no_argument),
-                             option{}};
+std::unexpected<Error> refuse(const std::string& what) {
+    return fail(Error::usage(what + "; see casemate run --help"));
+}
 
-Result<void> take_option(Option name, std::string_view value, RunOptions& run) {
-    Config& config = run.config;
-    switch (name) {
-    case Option::kernel:
-        config.kernel = value;
-        break;
-    case Option::initrd:
-        config.initrd = value;
-        break;
-    case Option::cmdline:
-        config.command_line = value;
-        break;
-    case Option::memory:
-        config.memory_bytes = TRY(parse_memory(value));
-        break;
-    case Option::cpus:
-        config.cpus = TRY(parse_cpus(value));
-        break;
-    case Option::disk:
-        config.disks.push_back(TRY(parse_disk(value)));
-        break;
-    case Option::net:
-        config.nets.push_back(TRY(parse_net(value)));
-        break;
-    case Option::locks:
-        config.locks = TRY(parse_locks(value));
-        break;
-    case Option::lock_deadline:
-        config.lock_deadline = TRY(parse_lock_deadline(value));
-        break;
-    case Option::protect:
-        config.protect = TRY(parse_protect(value));
-        break;
-    case Option::audit_interval:
-        config.audit_interval = TRY(parse_audit_interval(value));
-        break;
-    case Option::max_violations:
-        config.max_violations = TRY(parse_max_violations(value));
-        break;
-    case Option::events:
-        config.events_path = TRY(parse_path("--events", value, "events.json"));
-        break;
-    case Option::symbols:
-        config.symbols_path = TRY(parse_path("--symbols", value, "System.map"));
-        break;
-    case Option::force:
-        run.force = true;
-        break;
-    case Option::help:
-        break;
+// The name in "--name" and "--name=value"; empty for anything else.
+std::string_view name_in(std::string_view argument) {
+    if (!argument.starts_with("--"))
+        return {};
+    return argument.substr(2, argument.find('=') - 2);
+}
+
+std::unexpected<Error> refuse_unknown(std::string_view argument) {
+    std::string_view name = argument.substr(std::min(argument.find_first_not_of('-'), argument.size()));
+    name = name.substr(0, name.find('='));
+    for (const Option& option : options)
+        if (name.size() >= 2 && std::string_view(option.name).starts_with(name))
+            return refuse(fmt::format("unknown option {}: did you mean --{}?", argument, option.name));
+    return refuse(fmt::format("unknown option {}", argument));
+}
+
+// What getopt_long() calls an option: its index here, out of the way of characters.
+constexpr int first_code = 256;
+
+std::vector<option> getopt_options() {
+    std::vector<option> list;
+    list.reserve(options.size() + 1);
+    for (size_t i = 0; i < options.size(); ++i)
+        list.push_back({.name = options.at(i).name,
+                        .has_arg = options.at(i).kind == Kind::flag ? no_argument : required_argument,
+                        .flag = nullptr,
+                        .val = first_code + static_cast<int>(i)});
+    list.push_back({});
+    return list;
+}
+
+class Given {
+public:
+    // False when it was there before.
+    bool add(size_t index) {
+        const bool before = m_given.test(index);
+        m_given.set(index);
+        return !before;
     }
+    bool has(std::string_view name) const { return m_given.test(index_of(name)); }
+
+private:
+    std::bitset<options.size()> m_given;
+};
+
+// Each by itself is right.
+Result<void> check_together(const Given& given, const Config& config) {
+    if (config.kernel.empty())
+        return refuse("no kernel given: --kernel FILE, a vmlinux or bzImage, such as /boot/vmlinuz-*");
+    if (given.has("lock-deadline") && config.locks != LockMode::required)
+        return refuse("--lock-deadline has no effect without --locks required");
+    if (config.locks == LockMode::off)
+        for (const char* const option : {"protect", "audit-interval", "max-violations", "symbols"})
+            if (given.has(option))
+                return refuse(
+                    fmt::format("--{} has no effect with --locks off: leave one of them out", option));
     return {};
 }
 
 } // namespace
 
-Result<uint64_t> parse_size(std::string_view text) {
-    const std::string_view units = "KMGT";
-    const size_t unit = text.empty() ? std::string_view::npos : units.find(text.back());
-    const auto number = parse_number<uint64_t>(text.substr(0, text.empty() ? 0 : text.size() - 1));
-    if (unit == std::string_view::npos || !number)
-        return fail(Error::usage(
-            fmt::format("size '{}': give a whole number with its unit, as in 256M or 2G", text)));
-    const unsigned shift = 10 * (static_cast<unsigned>(unit) + 1);
-    if (*number > (~uint64_t{0} >> shift))
-        return fail(Error::usage(fmt::format("size '{}' is too large", text)));
-    return *number << shift;
+std::string_view run_help() {
+    return help_text;
 }
 
 Result<std::optional<RunOptions>> parse_run_options(std::span<const char* const> arguments) {
@@ -313,33 +227,45 @@ Result<std::optional<RunOptions>> parse_run_options(std::span<const char* const>
         argv.push_back(const_cast<char*>(argument));
     argv.push_back(nullptr);
     const auto argc = static_cast<int>(argv.size() - 1);
-    const auto argument_at = [&argv](int index) { return argv[static_cast<size_t>(index)]; };
+    const auto argument_at = [&argv](int index) {
+        return std::string_view(argv[static_cast<size_t>(index)]);
+    };
+    const std::vector<option> known = getopt_options();
     RunOptions run;
+    Given given;
     opterr = 0;
     optind = 0; // glibc: start over
     for (;;) {
-        const int at = optind == 0 ? 1 : optind;
-        const int found = getopt_long(argc, argv.data(), "+:", options.data(), nullptr);
+        const std::string_view argument =
+            argc == 1 ? "" : argument_at(std::min(optind == 0 ? 1 : optind, argc - 1));
+        const int found = getopt_long(argc, argv.data(), "+:h", known.data(), nullptr);
         if (found == -1)
             break;
-        if (found == ':')
-            return fail(Error::usage(
-                fmt::format("{} needs a value; see casemate run --help", argument_at(optind - 1))));
-        if (found == '?')
-            return fail(
-                Error::usage(fmt::format("unknown option {}; see casemate run --help", argument_at(at))));
-        if (found == static_cast<int>(Option::help)) {
-            std::fputs(help_text, stdout);
+        if (found == 'h')
             return std::nullopt;
-        }
-        TRY(take_option(static_cast<Option>(found), optarg == nullptr ? "" : optarg, run));
+        // It would take the start of a name for the name.
+        const size_t index = index_of(name_in(argument));
+        if (index == options.size())
+            return refuse_unknown(argument);
+        const Option& option = options.at(index);
+        if (found == ':')
+            return refuse(fmt::format("--{} needs a value", option.name));
+        if (found == '?')
+            return refuse(fmt::format("{}: --{} takes no value", argument, option.name));
+        if (option.name == std::string_view("help"))
+            return std::nullopt;
+        const std::string_view value = optarg == nullptr ? "" : optarg;
+        if (index_of(name_in(value)) != options.size() && argument.find('=') == std::string_view::npos)
+            return refuse(
+                fmt::format("--{0} needs a value, and {1} is an option: write --{0}={1} to mean that",
+                            option.name, value));
+        if (!given.add(index) && option.kind != Kind::repeatable)
+            return refuse(fmt::format("--{} is there twice", option.name));
+        TRY(option.take(value, run));
     }
     if (optind < argc)
-        return fail(Error::usage(
-            fmt::format("unexpected argument {}; see casemate run --help", argument_at(optind))));
-    if (run.config.kernel.empty())
-        return fail(Error::usage(
-            "no kernel given: --kernel FILE, a vmlinux or bzImage; tools/guest-kernel builds one"));
+        return refuse(fmt::format("unexpected argument '{}'", argument_at(optind)));
+    TRY(check_together(given, run.config));
     return run;
 }
 

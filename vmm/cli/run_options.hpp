@@ -7,6 +7,7 @@
 
 #include <optional>
 #include <span>
+#include <string_view>
 
 namespace casemate {
 
@@ -15,11 +16,11 @@ struct RunOptions {
     bool force = false; // start even on a KVM that is too slow
 };
 
-// `arguments` without the program and the subcommand. nullopt: the help was asked for and printed to stdout.
-// Errors are usage errors of one line. Checks form only, not whether files exist.
+// `arguments` without the program and the subcommand. nullopt: the help is asked for. Errors are usage errors
+// of one line. Checks form only, not whether files exist.
 Result<std::optional<RunOptions>> parse_run_options(std::span<const char* const> arguments);
 
-// "256M", "1G", "65536K": a whole number of KiB, MiB, GiB or TiB; the unit is required.
-Result<uint64_t> parse_size(std::string_view text);
+// Several lines, for standard output.
+std::string_view run_help();
 
 } // namespace casemate

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <fmt/core.h>
 #include <poll.h>
 #include <sys/epoll.h>
@@ -59,6 +60,7 @@ void Console::send(std::byte character) {
     const std::lock_guard lock(m_mutex);
     if (m_reader_stopped || m_queued >= limit_bytes) {
         ++m_dropped;
+        ++m_lost;
         return;
     }
     m_pending.push_back(character);
@@ -107,10 +109,10 @@ void Console::write_out() {
             break;
         case HostStream::Status::blocked:
         case HostStream::Status::denied:
-            wait_for_reader();
+            wait_for_reader(outcome.error);
             return;
         case HostStream::Status::ended:
-            lose_reader();
+            lose_reader(outcome.error);
             return;
         }
     }
@@ -136,7 +138,8 @@ void Console::wrote(size_t bytes) {
         m_serial->resume_transmit();
 }
 
-void Console::wait_for_reader() {
+void Console::wait_for_reader(int error) {
+    m_output_error = error;
     const auto now = Clock::now();
     const auto unread = m_output.unread();
     // A full pipe polls writable only when a whole page of it is free; what is unread shrinks byte by byte.
@@ -153,6 +156,8 @@ void Console::wait_for_reader() {
             m_reader_stopped = true;
             resume = std::exchange(m_held_back, false);
         }
+        // Until then nothing is lost.
+        tell_loss();
         if (resume)
             m_serial->resume_transmit();
     }
@@ -163,7 +168,8 @@ void Console::wait_for_reader() {
     m_output_timer.set(std::min<std::chrono::nanoseconds>(m_options.patience / 8, 1s));
 }
 
-void Console::lose_reader() {
+void Console::lose_reader(int error) {
+    m_output_error = error;
     unwatch_output();
     m_writing.clear();
     m_written = 0;
@@ -171,14 +177,40 @@ void Console::lose_reader() {
     {
         const std::lock_guard lock(m_mutex);
         m_dropped += m_queued;
+        m_lost += m_queued;
         m_queued = 0;
         m_pending.clear();
         m_reader_stopped = true;
         resume = std::exchange(m_held_back, false);
     }
-    m_log.host("console: nobody reads it any more; the guest runs on and its output is dropped");
+    tell_loss();
     if (resume)
         m_serial->resume_transmit();
+}
+
+void Console::tell_loss() {
+    if (!std::exchange(m_loss_told, true))
+        m_log.host(fmt::format("console: {}; the guest runs on, and what is lost of its output is counted",
+                               why_lost()));
+}
+
+std::string Console::why_lost() const {
+    switch (m_output_error) {
+    case EAGAIN:
+        return "nobody reads standard output";
+    case EPIPE:
+        return "the reader of standard output is gone";
+    case EBADF:
+        return "standard output is closed";
+    default:
+        return "cannot write to standard output: " + describe_errno(m_output_error);
+    }
+}
+
+Console::Loss Console::loss() {
+    const std::lock_guard lock(m_mutex);
+    const uint64_t bytes = m_lost + m_queued;
+    return {.bytes = bytes, .why = bytes != 0 ? why_lost() : ""};
 }
 
 void Console::unwatch_output() {
@@ -188,7 +220,8 @@ void Console::unwatch_output() {
 }
 
 void Console::report_dropped(uint64_t bytes) {
-    if (bytes != 0)
+    // Of one that never reads again the end tells.
+    if (bytes != 0 && !m_output.ended())
         m_log.guest(m_dropped_site,
                     fmt::format("console: {} bytes were not read in time and dropped", bytes));
 }
@@ -213,12 +246,6 @@ void Console::finish(std::chrono::milliseconds most, int hurry) {
             break;
     }
     unwatch_output();
-    uint64_t dropped = 0;
-    {
-        const std::lock_guard lock(m_mutex);
-        dropped = std::exchange(m_dropped, 0) + m_queued;
-    }
-    report_dropped(dropped);
 }
 
 // Input.

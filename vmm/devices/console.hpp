@@ -19,11 +19,13 @@
 #include "devices/timer.hpp"
 
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <vector>
 
 namespace casemate {
@@ -54,6 +56,12 @@ public:
     // Writes what is left, as patiently as before, but no longer than `most`, and not after `hurry`, a
     // descriptor or -1, has become readable. After the guest and the loop have stopped.
     void finish(std::chrono::milliseconds most = std::chrono::hours(1), int hurry = -1);
+    // What the guest printed and did not get out, and why. After finish().
+    struct Loss {
+        uint64_t bytes = 0;
+        std::string why; // empty when nothing is lost
+    };
+    Loss loss();
 
     void send(std::byte character) override;
     bool can_send() override;
@@ -77,8 +85,10 @@ private:
 
     void write_out();
     void wrote(size_t bytes);
-    void wait_for_reader();
-    void lose_reader();
+    void wait_for_reader(int error);
+    void lose_reader(int error);
+    void tell_loss();
+    std::string why_lost() const;
     void unwatch_output();
     void report_dropped(uint64_t bytes);
 
@@ -106,6 +116,8 @@ private:
     Clock::time_point m_looked;
     Clock::duration m_waited{}; // for a reader that took nothing
     LogSite m_dropped_site;
+    bool m_loss_told = false;
+    int m_output_error = EAGAIN; // why it was blocked or ended
 
     HostStream m_input;
     EscapeParser m_escapes;
@@ -119,8 +131,9 @@ private:
 
     std::mutex m_mutex; // guards all below; inside the Serial's lock, never held while calling anyone
     std::vector<std::byte> m_pending;
-    size_t m_queued = 0; // in m_pending and m_writing
-    uint64_t m_dropped = 0;
+    size_t m_queued = 0;      // in m_pending and m_writing
+    uint64_t m_dropped = 0;   // since it was told last
+    uint64_t m_lost = 0;      // ever
     bool m_flush_due = false; // the I/O thread will call write_out()
     bool m_held_back = false; // the guest was told to wait
     bool m_reader_stopped = false;

@@ -68,10 +68,10 @@ HostStream::Outcome HostStream::read(std::span<std::byte> into) {
 HostStream::Outcome HostStream::write(std::span<const std::byte> bytes) {
     size_t most = bytes.size();
     if (m_kind == Kind::closed)
-        return {};
+        return {.error = EBADF};
     if (m_kind == Kind::polled || m_kind == Kind::polled_pipe) {
         if (!is_ready(POLLOUT))
-            return {.status = Status::blocked};
+            return {.status = Status::blocked, .error = EAGAIN};
         // pipe(7): a pipe that polls writable has a free buffer of PIPE_BUF bytes; a terminal, room for one.
         most = std::min<size_t>(most, m_kind == Kind::polled_pipe ? PIPE_BUF : 1);
     }
@@ -83,10 +83,11 @@ HostStream::Outcome HostStream::write(std::span<const std::byte> bytes) {
     if (count >= 0)
         return {.status = Status::done, .bytes = static_cast<size_t>(count)};
     // A full disk may get room again; a hung-up or closed other end never comes back.
-    if (errno == EAGAIN || errno == ENOSPC || errno == EDQUOT)
-        return {.status = Status::blocked};
+    const int error = errno;
+    if (error == EAGAIN || error == ENOSPC || error == EDQUOT)
+        return {.status = Status::blocked, .error = error};
     m_kind = Kind::closed;
-    return {};
+    return {.error = error};
 }
 
 std::optional<int> HostStream::unread() const {

@@ -28,6 +28,7 @@ public:
     struct Outcome {
         Status status = Status::ended;
         size_t bytes = 0;
+        int error = 0; // of a write that was blocked or ended, an errno value
     };
 
     // Does not own `descriptor`, which stays open as long as the stream. A closed one (or -1) is a stream

@@ -2,6 +2,9 @@
 // MachineEnd: why a machine stopped; and the process status each reason maps to. Scripts rely on the numbers.
 #pragma once
 
+#include "base/event_log.hpp"
+
+#include <algorithm>
 #include <array>
 #include <string>
 
@@ -25,8 +28,9 @@ enum class EndReason {
 
 struct MachineEnd {
     EndReason reason = EndReason::power_off;
-    std::string detail; // one line for the user, may be empty
-    std::string report; // several lines, may be empty
+    std::string detail;         // one line for the user, may be empty
+    std::string report;         // several lines, may be empty
+    EventLog::Loss events_lost; // did not get to where Config::events_path says
 };
 
 struct ExitStatus {
@@ -41,7 +45,6 @@ constexpr int usage_status = 2;
 constexpr std::array exit_statuses{
     ExitStatus{EndReason::power_off, 0, "power_off", "the guest powered off"},
     ExitStatus{EndReason::reboot, 0, "reboot", "the guest asked for a reboot"},
-    ExitStatus{EndReason::host_request, 0, "host_request", "the user ended the guest"},
     ExitStatus{EndReason::host_failure, 1, "host_failure", "the host or the monitor failed"},
     ExitStatus{EndReason::guest_panic, 10, "guest_panic", "the guest kernel panicked"},
     ExitStatus{EndReason::triple_fault, 10, "triple_fault", "the guest triple-faulted"},
@@ -54,13 +57,22 @@ constexpr std::array exit_statuses{
     ExitStatus{EndReason::audit_mismatch, 23, "audit_mismatch",
                "a register changed that was pinned at SEAL, or where it leads"},
     ExitStatus{EndReason::locks_missing, 24, "locks_missing", "locks were required and not taken in time"},
+    ExitStatus{EndReason::host_request, 25, "host_request", "the user ended the guest without its doing"},
 };
 
 constexpr const ExitStatus& exit_status(EndReason reason) {
-    for (const ExitStatus& entry : exit_statuses)
-        if (entry.reason == reason)
-            return entry;
-    return exit_statuses[3];
+    const auto entry_of = [](EndReason wanted) {
+        return std::ranges::find(exit_statuses, wanted, &ExitStatus::reason);
+    };
+    const auto found = entry_of(reason);
+    return found != exit_statuses.end() ? *found : *entry_of(EndReason::host_failure);
+}
+
+// What the process ends with. A record that was asked for and is not complete is the host's failure, but it
+// never hides what the guest did.
+constexpr int process_status(EndReason reason, bool record_complete) {
+    const int status = exit_status(reason).status;
+    return status == 0 && !record_complete ? exit_status(EndReason::host_failure).status : status;
 }
 
 } // namespace casemate

@@ -44,10 +44,10 @@ Result<void> check_host_memory(uint64_t bytes) {
     return {};
 }
 
-Result<EventLog> open_events(const std::string& path) {
+Result<EventLog> open_events(const std::string& path, const Log& log) {
     if (path.empty())
         return EventLog();
-    return EventLog::open(path.c_str());
+    return EventLog::open(path.c_str(), &log);
 }
 
 // Slots before it are RAM's.
@@ -82,7 +82,7 @@ Result<std::unique_ptr<Machine>> Machine::create(const Config& config, const Log
     TRY(check_config(config, log));
     TRY(check_host_memory(config.memory_bytes));
     const System system = TRY(System::open());
-    EventLog events = TRY(open_events(config.events_path));
+    EventLog events = TRY(open_events(config.events_path, log));
     std::optional<Symbols> symbols;
     if (!config.symbols_path.empty())
         symbols = TRY(Symbols::load(config.symbols_path.c_str()));
@@ -421,6 +421,7 @@ MachineEnd Machine::wait() {
     if (m_config.locks == LockMode::required && orderly && !m_guard->has_taken_locks())
         end = {EndReason::locks_missing, "the guest ended before it had locked and sealed its kernel"};
     report_end(end);
+    end.events_lost = m_events.loss();
     return end;
 }
 

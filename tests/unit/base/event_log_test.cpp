@@ -6,11 +6,13 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <csignal>
 #include <cstdlib>
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <nlohmann/json.hpp>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <thread>
@@ -147,12 +149,86 @@ TEST_CASE("a full pipe stops nobody: whole lines are dropped and counted, none i
     }
 }
 
-TEST_CASE("a full disk costs events, not the monitor") {
-    auto log = EventLog::open("/dev/full");
+TEST_CASE("a full disk costs events, not the monitor, and is told of once") {
+    const Pipe messages(O_NONBLOCK);
+    const Log told(messages.write_end.get());
+    auto log = EventLog::open("/dev/full", &told);
     REQUIRE(log);
+    CHECK(log->loss().events == 0);
+    CHECK(log->loss().why.empty());
+    CHECK(read_all(messages.read_end).empty());
     log->write("e", {});
+    const std::string message = read_all(messages.read_end);
+    CHECK(message ==
+          "casemate: events: cannot write to /dev/full: No space left on device; the guest runs on, "
+          "and what is lost of them is counted\n");
     log->write("e", {});
+    CHECK(read_all(messages.read_end).empty());
     CHECK(log->dropped() == 2);
+    CHECK(log->loss().events == 2);
+    CHECK(log->loss().why == "cannot write to /dev/full: No space left on device");
+}
+
+TEST_CASE("whoever does not read events, or no more, is told of by name; a line that is cut is lost") {
+    const Directory directory;
+    REQUIRE(mkfifo(directory.file().c_str(), 0600) == 0);
+    Fd reader(open(directory.file().c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+    const Pipe messages(O_NONBLOCK);
+    const Log told(messages.write_end.get());
+    auto log = EventLog::open(directory.file().c_str(), &told);
+    REQUIRE(log);
+    log->write("long", {{"text", std::string(100'000, 'x')}});
+    CHECK(log->dropped() == 0);
+    CHECK(log->loss().events == 1);
+    CHECK(read_all(messages.read_end).empty());
+    log->write("e", {});
+    CHECK(read_all(messages.read_end).find("nobody reads " + directory.file()) != std::string::npos);
+    CHECK(log->loss().events == 2);
+    read_all(reader);
+    read_all(reader);
+    CHECK(log->loss().events == 1);
+    // The process that runs these tests ignores SIGPIPE, as the monitor does.
+    const auto before = std::signal(SIGPIPE, SIG_IGN);
+    reader = Fd();
+    log->write("e", {});
+    CHECK(log->loss().events == 2);
+    CHECK(log->loss().why == "the reader of " + directory.file() + " is gone");
+    static_cast<void>(std::signal(SIGPIPE, before));
+}
+
+TEST_CASE("a full disk that gets room again takes events again, each line whole") {
+    const Fd file = memory_file();
+    const rlimit64 none{.rlim_cur = 0, .rlim_max = RLIM64_INFINITY};
+    rlimit64 before{};
+    REQUIRE(getrlimit64(RLIMIT_FSIZE, &before) == 0);
+    const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+    auto log = EventLog::open(path_of(file).c_str());
+    REQUIRE(log);
+    rlimit64 small = none;
+    small.rlim_cur = 75; // two lines of 30 bytes and a part
+    small.rlim_max = before.rlim_max;
+    REQUIRE(setrlimit64(RLIMIT_FSIZE, &small) == 0);
+    for (int i = 0; i < 5; ++i)
+        log->write("e", {});
+    const auto lost = log->loss();
+    setrlimit64(RLIMIT_FSIZE, &before);
+    log->write("last", {});
+    static_cast<void>(std::signal(SIGXFSZ, handler));
+    CHECK(lost.why.find("File too large") != std::string::npos);
+    CHECK(lost.events == 3);
+    const auto lines = lines_of(read_all(file));
+    CHECK(lines.size() == 4);
+    CHECK(lines.back()["event"] == "last");
+    CHECK(log->loss().events == 2);
+}
+
+TEST_CASE("a closed stderr takes no events") {
+    const Fd null(open("/dev/null", O_RDONLY | O_CLOEXEC));
+    const StandardError standard_error(null);
+    const auto log = EventLog::open("-");
+    REQUIRE_FALSE(log);
+    CHECK(log.error().message() == "events on stderr: it is closed; Name a file for events.");
+    CHECK(log.error().blame() == Blame::usage);
 }
 
 TEST_CASE("events are appended to a file that only its owner may read") {

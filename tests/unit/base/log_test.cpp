@@ -34,8 +34,23 @@ TEST_CASE("messages that nobody reads are dropped, and counted once they are rea
     CHECK(pipe.take() == full);
     log.host("this is read");
     CHECK(pipe.take() == "casemate: this is read (50 like it not shown)\n");
+    CHECK(log.lost() == 50);
     log.host("and this");
     CHECK(pipe.take() == "casemate: and this\n");
+    CHECK(log.lost() == 50);
+}
+
+TEST_CASE("messages that cannot be written are counted") {
+    const Fd full(open("/dev/full", O_WRONLY | O_CLOEXEC));
+    const Log log(full.get());
+    CHECK(log.lost() == 0);
+    log.host("nowhere");
+    log.host("to go");
+    CHECK(log.lost() == 2);
+    const Fd closed(open("/dev/null", O_RDONLY | O_CLOEXEC)); // as main() has it
+    const Log none(closed.get());
+    none.host("nobody asked for this");
+    CHECK(none.lost() == 1);
 }
 
 } // namespace

@@ -4,6 +4,7 @@
 #include "pipe.hpp"
 #include "serial_fakes.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 #include <doctest/doctest.h>
 #include <fcntl.h>
@@ -128,12 +129,18 @@ TEST_CASE("a stopped reader holds the guest for its patience only, and hears wha
         return poll(&entry, 1, 0) == 1;
     };
     std::string got;
+    std::string messages;
     REQUIRE(wait_until([&] {
         while (readable(output.read_end.get()))
             got += read_some(output.read_end.get());
-        return readable(machine.messages.read_end.get());
+        while (readable(machine.messages.read_end.get()))
+            messages += read_some(machine.messages.read_end.get());
+        return messages.find(" bytes ") != std::string::npos;
     }));
-    const std::string message = read_some(machine.messages.read_end.get());
+    CHECK(messages.starts_with(
+        "casemate: console: nobody reads standard output; the guest runs on, and what is "
+        "lost of its output is counted\n"));
+    const Console::Loss lost = machine.console->loss();
     machine.print("back");
     REQUIRE(wait_until([&] {
         while (readable(output.read_end.get()))
@@ -143,7 +150,40 @@ TEST_CASE("a stopped reader holds the guest for its patience only, and hears wha
     got.resize(got.size() - 4);
     CHECK(got.size() >= 32 * 1024); // what was held is not dropped
     CHECK(text.starts_with(got));
-    CHECK(message.find(std::to_string(text.size() - got.size()) + " bytes") != std::string::npos);
+    CHECK(messages.find(std::to_string(text.size() - got.size()) + " bytes") != std::string::npos);
+    CHECK(lost.bytes == text.size() - got.size());
+    CHECK(lost.why == "nobody reads standard output");
+}
+
+TEST_CASE("output that cannot be written is counted to the byte, and the first time told of") {
+    struct Sink {
+        const char* path;
+        int flags;
+        const char* why;
+    };
+    for (const auto& [path, flags, why] :
+         {Sink{"/dev/full", O_WRONLY, "cannot write to standard output: No space left on device"},
+          Sink{"/dev/null", O_RDONLY, "standard output is closed"}}) {
+        CAPTURE(path);
+        const Fd sink = open_file(path, flags).value();
+        Machine machine({.input = -1, .output = sink.get(), .patience = 80ms});
+        const std::string text = pattern(100'000);
+        machine.print(text);
+        machine.stop();
+        const Console::Loss lost = machine.console->loss();
+        CHECK(lost.bytes == text.size());
+        CHECK(lost.why == why);
+        const std::string message = read_some(machine.messages.read_end.get());
+        CHECK(message.starts_with(std::string("casemate: console: ") + why));
+        CHECK(std::count(message.begin(), message.end(), '\n') == 1);
+    }
+    const Pipe output;
+    Machine machine({.input = -1, .output = output.write_end.get()});
+    machine.print("all of this");
+    CHECK(read_some(output.read_end.get()) == "all of this");
+    machine.stop();
+    CHECK(machine.console->loss().bytes == 0);
+    CHECK(machine.console->loss().why.empty());
 }
 
 TEST_CASE("time in which the I/O thread stood still is not the reader's") {
@@ -179,7 +219,9 @@ TEST_CASE("a reader that is gone does not hold the guest") {
     reader = Fd();
     machine.print(pattern(200'000));
     machine.stop();
-    CHECK(read_some(machine.messages.read_end.get()).find("nobody reads") != std::string::npos);
+    CHECK(read_some(machine.messages.read_end.get()).find("the reader of standard output is gone") !=
+          std::string::npos);
+    CHECK(machine.console->loss().bytes == 200'000);
 }
 
 TEST_CASE("the flags of the user's descriptors stay as they are") {
