@@ -25,7 +25,7 @@ HUNG, LOST, ENDED = "hung", "lost", "ended"
 EVENT_LIMIT = 100000
 ENDINGS = {0: "power-off or reboot", 1: "failure of the host or the monitor", 2: "wrong use", 10: "guest panic",
            11: "guest fault", 20: "die-on-write", 21: "root mismatch", 22: "unattributable fault", 23: "audit mismatch",
-           24: "locks required but not taken"}
+           24: "locks required but not taken", 25: "ended by the user"}
 
 
 @dataclass

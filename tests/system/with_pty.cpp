@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs a program on a new terminal: our stdin is what is typed there, our stdout what it shows; its stderr is
-// ours. Says on stderr whether the program left the terminal's settings as it found them. Exits as it exits.
+// ours. Says on stderr when the program has made the terminal raw, and whether it left the terminal's
+// settings as it found them. Exits as it exits.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -50,10 +51,16 @@ int main(int argc, char** argv) {
     // We keep `terminal` open to look at its settings afterwards, so its end is the child's end.
     int status = 0;
     bool typing = true;
+    bool raw = false;
     while (waitpid(child, &status, WNOHANG) == 0) {
         pollfd ready[] = {{.fd = master, .events = POLLIN, .revents = 0},
                           {.fd = typing ? 0 : -1, .events = POLLIN, .revents = 0}};
         poll(ready, 2, 100);
+        termios now{};
+        if (!raw && tcgetattr(terminal, &now) == 0 && (now.c_lflag & (ICANON | ECHO | ISIG)) == 0) {
+            raw = true;
+            (void)std::fprintf(stderr, "with-pty: terminal raw\n");
+        }
         if ((ready[0].revents & POLLIN) != 0)
             copy(master, 1);
         if ((ready[1].revents & (POLLIN | POLLHUP)) != 0)

@@ -332,7 +332,8 @@ class Plan:
         except OSError as e:
             return self.report.skip("usage", f"/dev/kvm: {e.strerror}; the amd-npt lane runs these too")
         kernel = subprocess.run([ROOT / "tools/guest-kernel", "--print"], capture_output=True, text=True)
-        files = [self.build_dir / "vmm/casemate", *(Path(kernel.stdout.strip(), f) for f in ["vmlinux", "bzImage"])]
+        files = [self.build_dir / "vmm/casemate", *(Path(kernel.stdout.strip(), f) for f in ["vmlinux", "bzImage"]),
+                 self.build_dir / "tests/payloads/hostile.elf"]
         return [Job("usage", "usage", [ROOT / "tests/system/usage", *files], tap=True)]
 
     def can_have(self, kind, lane, name=""):
