@@ -4,8 +4,8 @@
 
 #include "base/event_log.hpp"
 
-#include <algorithm>
 #include <array>
+#include <cstddef>
 #include <string>
 
 namespace casemate {
@@ -61,11 +61,14 @@ constexpr std::array exit_statuses{
 };
 
 constexpr const ExitStatus& exit_status(EndReason reason) {
-    const auto entry_of = [](EndReason wanted) {
-        return std::ranges::find(exit_statuses, wanted, &ExitStatus::reason);
-    };
-    const auto found = entry_of(reason);
-    return found != exit_statuses.end() ? *found : *entry_of(EndReason::host_failure);
+    size_t host_failure = 0;
+    for (size_t i = 0; i < exit_statuses.size(); ++i) {
+        if (exit_statuses[i].reason == reason)
+            return exit_statuses[i];
+        if (exit_statuses[i].reason == EndReason::host_failure)
+            host_failure = i;
+    }
+    return exit_statuses[host_failure];
 }
 
 // What the process ends with. A record that was asked for and is not complete is the host's failure, but it
