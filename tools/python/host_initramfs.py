@@ -22,7 +22,8 @@ HOLD_VM = INIT.with_name("kvm-host-hold-vm.c")
 
 
 def lane_modules(tree, vendor):
-    wanted = [f"kvm_{vendor}", "tun", "loop", *(["virtio_blk"] if vendor == "amd" else ["ata_piix", "sd_mod"])]
+    disks = ["virtio_blk", "null_blk"] if vendor == "amd" else ["ata_piix", "sd_mod"]
+    wanted = [f"kvm_{vendor}", "tun", "loop", *disks]
     return with_dependencies(tree, wanted) if tree else {}
 
 

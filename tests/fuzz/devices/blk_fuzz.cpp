@@ -23,26 +23,48 @@ struct MemoryDisk : Disk {
         DiskRequest request;
     };
     DiskClient* client = nullptr;
-    bool is_read_only;
+    DiskProperties what{.size = sectors * 512};
+    bool at_once;
     std::vector<std::byte> bytes = std::vector<std::byte>(sectors * 512);
     std::vector<Pending> pending;
     std::array<bool, Blk::queue_size> in_flight{};
 
-    explicit MemoryDisk(bool read_only)
-        : is_read_only(read_only) {}
-    uint64_t size_bytes() const override { return bytes.size(); }
-    uint32_t logical_block_bytes() const override { return 512; }
-    uint32_t physical_block_bytes() const override { return 512; }
-    bool read_only() const override { return is_read_only; }
-    bool can_discard() const override { return !is_read_only; }
+    MemoryDisk(bool read_only, bool can_discard, bool can_zero, bool completes_at_once)
+        : at_once(completes_at_once) {
+        what.read_only = read_only;
+        what.most_discard = can_discard ? what.size : 0;
+        what.discard_granularity = can_discard ? 512 : 0;
+        what.most_write_zeroes = can_zero ? what.size : 0;
+    }
+    const DiskProperties& properties() const override { return what; }
     void set_client(DiskClient& new_client) override { client = &new_client; }
-    void start() override {}
+    void start() override {
+        if (at_once)
+            for (std::vector<Pending> round = std::exchange(pending, {}); const Pending& one : round)
+                finish(one, 0);
+    }
     void queue(uint32_t tag, const DiskRequest& request) override {
         expect(!std::exchange(in_flight.at(tag), true));
         expect(request.offset <= bytes.size() && request.bytes <= bytes.size() - request.offset);
-        expect(!is_read_only || request.operation == DiskOperation::read ||
+        expect(!what.read_only || request.operation == DiskOperation::read ||
                request.operation == DiskOperation::flush);
+        expect(what.most_discard != 0 || request.operation != DiskOperation::discard);
+        expect(what.most_write_zeroes != 0 || (request.operation != DiskOperation::write_zeroes &&
+                                               request.operation != DiskOperation::write_zeroes_unmap));
         pending.push_back({tag, request});
+    }
+    void finish(const Pending& one, int error) {
+        const DiskRequest& request = one.request;
+        std::byte* at = bytes.data() + request.offset;
+        for (const iovec& vector : request.vectors) {
+            if (request.operation == DiskOperation::read)
+                std::memcpy(vector.iov_base, at, vector.iov_len);
+            else
+                std::memcpy(at, vector.iov_base, vector.iov_len);
+            at += vector.iov_len;
+        }
+        in_flight.at(one.tag) = false;
+        client->disk_done(one.tag, error);
     }
     void complete(Input& input, bool all) {
         std::vector<Pending> round;
@@ -52,17 +74,7 @@ struct MemoryDisk : Disk {
                 pending.push_back(round[i]);
                 continue;
             }
-            const DiskRequest& request = round[i].request;
-            std::byte* at = bytes.data() + request.offset;
-            for (const iovec& vector : request.vectors) {
-                if (request.operation == DiskOperation::read)
-                    std::memcpy(vector.iov_base, at, vector.iov_len);
-                else
-                    std::memcpy(at, vector.iov_base, vector.iov_len);
-                at += vector.iov_len;
-            }
-            in_flight.at(round[i].tag) = false;
-            client->disk_done(round[i].tag, !all && input.rarely() ? EIO : 0);
+            finish(round[i], !all && input.rarely() ? EIO : 0);
         }
         client->disk_batch_done();
     }
@@ -110,7 +122,8 @@ void run(Input input) {
 
     const uint8_t mode = input.byte();
     const bool event_index = (mode & 1) != 0;
-    auto owned = std::make_unique<MemoryDisk>((mode & 2) != 0);
+    auto owned =
+        std::make_unique<MemoryDisk>((mode & 2) != 0, (mode & 8) == 0, (mode & 16) == 0, (mode & 32) != 0);
     MemoryDisk& disk = *owned;
     const auto blk = std::make_unique<Blk>("fuzz", std::move(owned), memory, log);
     RingWriter ring(memory, rings);

@@ -3,11 +3,13 @@
 
 #include "base/little_endian.hpp"
 #include "devices/virtio/chain_bytes.hpp"
+#include "devices/virtio/disk_file.hpp"
 
 #include <algorithm>
 #include <bit>
 #include <cstring>
 #include <fmt/format.h>
+#include <utility>
 
 namespace casemate::virtio {
 namespace {
@@ -89,9 +91,11 @@ constexpr size_t identity_bytes = 20;
 constexpr uint32_t max_segments = Blk::queue_size - 2;
 constexpr uint32_t max_segment_bytes = 256_KiB;
 constexpr uint64_t max_data_bytes = uint64_t{max_segments} * max_segment_bytes;
-// A host device without the command writes the zeroes out, which takes its time.
-constexpr uint32_t max_write_zeroes_sectors = 64_MiB / sector_bytes;
-constexpr uint32_t max_discard_sectors = 1_GiB / sector_bytes;
+// Where there is no command for them the zeroes are written out, which takes its time.
+constexpr uint64_t max_write_zeroes_bytes = 64_MiB;
+constexpr uint64_t max_discard_bytes = 1_GiB;
+// One range: whoever has more sends more requests, and each stays bounded.
+constexpr uint32_t max_ranges = 1;
 
 const char* describe(uint32_t type) {
     switch (type) {
@@ -108,12 +112,23 @@ const char* describe(uint32_t type) {
     }
 }
 
+uint32_t sectors_of(uint64_t bytes) {
+    return static_cast<uint32_t>(bytes / sector_bytes);
+}
+
+// In logical blocks, or 0, which is no suggestion, where the field is too small.
+template <typename T>
+T blocks_of(uint32_t bytes, const DiskProperties& disk) {
+    const uint32_t blocks = bytes / disk.logical_block;
+    return std::in_range<T>(blocks) ? static_cast<T>(blocks) : T{0};
+}
+
 } // namespace
 
 Result<std::unique_ptr<Blk>> Blk::create(const Options& options, const GuestMemory& memory, EventLoop& loop,
                                          const Log& log) {
-    auto disk = TRY(
-        DiskFile::create({.path = options.path, .read_only = options.read_only, .depth = queue_size}, loop));
+    auto disk = TRY(DiskFile::create(
+        {.path = options.path, .read_only = options.read_only, .depth = queue_size}, loop, log));
     return std::make_unique<Blk>(options.name, std::move(disk), memory, log);
 }
 
@@ -121,9 +136,14 @@ Blk::Blk(std::string name, std::unique_ptr<Disk> disk, const GuestMemory& memory
     : m_name(std::move(name))
     , m_memory(&memory)
     , m_log(&log)
-    , m_sectors(disk->size_bytes() / sector_bytes)
+    , m_sectors(disk->properties().size / sector_bytes)
     , m_requests(queue_size)
     , m_disk(std::move(disk)) {
+    const DiskProperties& properties = m_disk->properties();
+    // A granule is the least that a device can discard.
+    const uint64_t most = std::max<uint64_t>(max_discard_bytes, properties.discard_granularity);
+    m_max_discard_sectors = sectors_of(std::min(properties.most_discard, most));
+    m_max_write_zeroes_sectors = sectors_of(std::min(properties.most_write_zeroes, max_write_zeroes_bytes));
     for (uint32_t tag = queue_size; tag != 0; --tag)
         m_free_tags.push_back(tag - 1);
     m_disk->set_client(*this);
@@ -132,11 +152,13 @@ Blk::Blk(std::string name, std::unique_ptr<Disk> disk, const GuestMemory& memory
 uint64_t Blk::features() const {
     uint64_t features = 1ULL << feature_size_max | 1ULL << feature_seg_max | 1ULL << feature_blk_size |
                         1ULL << feature_topology;
-    if (m_disk->read_only())
+    if (m_disk->properties().read_only)
         return features | 1ULL << feature_read_only;
     features |= 1ULL << feature_flush | 1ULL << feature_config_wce;
-    if (m_disk->can_discard())
-        features |= 1ULL << feature_discard | 1ULL << feature_write_zeroes;
+    if (m_max_discard_sectors != 0)
+        features |= 1ULL << feature_discard;
+    if (m_max_write_zeroes_sectors != 0)
+        features |= 1ULL << feature_write_zeroes;
     return features;
 }
 
@@ -146,21 +168,26 @@ std::span<const uint16_t> Blk::queue_sizes() const {
 }
 
 void Blk::read_config(uint64_t offset, std::span<std::byte> data) const {
-    const uint32_t logical = m_disk->logical_block_bytes();
+    const DiskProperties& disk = m_disk->properties();
     Config config{};
     config.capacity = m_sectors;
     config.size_max = max_segment_bytes;
     config.seg_max = max_segments;
-    config.blk_size = logical;
+    config.blk_size = disk.logical_block;
     config.physical_block_exp =
-        static_cast<uint8_t>(std::countr_zero(m_disk->physical_block_bytes()) - std::countr_zero(logical));
+        static_cast<uint8_t>(std::countr_zero(disk.physical_block) - std::countr_zero(disk.logical_block));
+    config.alignment_offset = blocks_of<uint8_t>(disk.first_physical_block, disk);
+    config.min_io_size = blocks_of<uint16_t>(disk.least_io, disk);
+    config.opt_io_size = blocks_of<uint32_t>(disk.best_io, disk);
     config.writeback = m_write_back ? 1 : 0;
-    if (m_disk->can_discard()) {
-        config.max_discard_sectors = max_discard_sectors;
-        config.max_discard_seg = 1U;
-        config.discard_sector_alignment = logical / uint32_t{sector_bytes};
-        config.max_write_zeroes_sectors = max_write_zeroes_sectors;
-        config.max_write_zeroes_seg = 1U;
+    if (m_max_discard_sectors != 0) {
+        config.max_discard_sectors = m_max_discard_sectors;
+        config.max_discard_seg = max_ranges;
+        config.discard_sector_alignment = sectors_of(disk.discard_granularity);
+    }
+    if (m_max_write_zeroes_sectors != 0) {
+        config.max_write_zeroes_sectors = m_max_write_zeroes_sectors;
+        config.max_write_zeroes_seg = max_ranges;
         config.write_zeroes_may_unmap = 1;
     }
     const auto bytes = std::as_bytes(std::span(&config, 1));
@@ -200,39 +227,56 @@ void Blk::reset(std::function<void()> done) {
 }
 
 void Blk::process_queue(uint16_t /*index*/) {
-    pop_requests();
+    serve();
 }
 
-void Blk::pop_requests() {
-    // Requests that complete at once could keep a driver's other vCPU feeding us for ever.
-    unsigned budget = queue_size;
+// Takes what is there, has it done, tells the driver, and looks again: only then is a driver that found a
+// request done, and sent the next, asked to ring.
+void Blk::serve() {
+    Budget budget;
     bool asked = false;
-    while (m_queue != nullptr && !m_free_tags.empty() && m_bytes_in_flight < most_bytes_in_flight) {
-        if (budget == 0) {
-            m_host->process_again(0);
-            break;
+    while (true) {
+        const bool taken = take_requests(budget);
+        m_disk->start();
+        if (m_in_flight == 0 && m_reset_done)
+            std::exchange(m_reset_done, nullptr)();
+        if (std::exchange(m_used_pushed, false) && m_queue != nullptr)
+            m_host->notify_queue(0);
+        if (m_queue == nullptr || full())
+            return;
+        // Requests that complete at once could keep a driver's other vCPU feeding us for ever.
+        if (budget.spent())
+            return m_host->process_again(0);
+        if (taken) {
+            asked = false;
+            continue;
         }
+        if (asked)
+            return;
+        asked = true;
+        if (!m_queue->set_doorbell_wanted(true))
+            return break_device("the used ring is not writable");
+    }
+}
+
+// Whether there were any.
+bool Blk::take_requests(Budget& budget) {
+    bool taken = false;
+    while (m_queue != nullptr && !full() && !budget.spent()) {
         const auto popped = m_queue->pop();
         if (!popped) {
             break_device("malformed descriptor chain");
             break;
         }
         const std::optional<Chain>& chain = *popped;
-        if (!chain) {
-            if (asked)
-                break;
-            asked = true;
-            if (!m_queue->set_doorbell_wanted(true))
-                break_device("the used ring is not writable");
-            continue;
-        }
-        asked = false;
-        --budget;
+        if (!chain)
+            break;
+        taken = true;
+        --budget.requests;
+        budget.bytes -= std::min(budget.bytes, chain->readable_bytes + chain->writable_bytes);
         begin(*chain);
     }
-    m_disk->start();
-    if (std::exchange(m_used_pushed, false) && m_queue != nullptr)
-        m_host->notify_queue(0);
+    return taken;
 }
 
 void Blk::begin(const Chain& chain) {
@@ -281,7 +325,7 @@ std::optional<uint8_t> Blk::execute(const Chain& chain, Request& request) {
 
 std::optional<uint8_t> Blk::transfer_data(const Chain& chain, Request& request) {
     const bool out = request.type == type_out;
-    if (out && m_disk->read_only())
+    if (out && m_disk->properties().read_only)
         return status_io_error;
     const uint64_t bytes = out ? chain.readable_bytes - sizeof(Header) : chain.writable_bytes - 1;
     if (bytes % sector_bytes != 0 || bytes > max_data_bytes)
@@ -312,7 +356,7 @@ std::optional<uint8_t> Blk::transfer_data(const Chain& chain, Request& request) 
 
 std::optional<uint8_t> Blk::change_range(const Chain& chain, Request& request) {
     const bool discard = request.type == type_discard;
-    if (m_disk->read_only())
+    if (m_disk->properties().read_only)
         return status_io_error;
     if (!negotiated(discard ? feature_discard : feature_write_zeroes))
         return status_unsupported;
@@ -326,7 +370,7 @@ std::optional<uint8_t> Blk::change_range(const Chain& chain, Request& request) {
     // 5.2.6.2: unknown flags, and unmap on a discard, are not supported.
     if ((flags & ~range_unmap) != 0 || (discard && flags != 0))
         return status_unsupported;
-    if (count > (discard ? max_discard_sectors : max_write_zeroes_sectors))
+    if (count > (discard ? m_max_discard_sectors : m_max_write_zeroes_sectors))
         return status_io_error;
     if (request.sector > m_sectors || count > m_sectors - request.sector)
         return status_io_error;
@@ -379,9 +423,7 @@ void Blk::disk_done(uint32_t tag, int error) {
 }
 
 void Blk::disk_batch_done() {
-    if (m_in_flight == 0 && m_reset_done)
-        std::exchange(m_reset_done, nullptr)();
-    pop_requests();
+    serve();
 }
 
 void Blk::complete(const Request& request, uint8_t status) {

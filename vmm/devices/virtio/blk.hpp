@@ -2,9 +2,10 @@
 // Blk: the block device, virtio 1.2, 5.2, over a Disk.
 #pragma once
 
+#include "base/event_loop.hpp"
 #include "base/log.hpp"
 #include "devices/virtio/device.hpp"
-#include "devices/virtio/disk_file.hpp"
+#include "devices/virtio/disk.hpp"
 #include "devices/virtio/queue.hpp"
 
 #include <array>
@@ -30,7 +31,8 @@ public:
 
     static constexpr uint16_t queue_size = 128;
     // No request is taken from the ring while so much data is under way: what a lock and a reset wait for is
-    // less than this and one request.
+    // less than this and one request. After so much, or queue_size requests, other work of the I/O thread has
+    // its turn.
     static constexpr uint64_t most_bytes_in_flight = 8_MiB;
 
     DeviceType type() const override { return DeviceType::block; }
@@ -60,7 +62,16 @@ private:
     void disk_done(uint32_t tag, int error) override;
     void disk_batch_done() override;
 
-    void pop_requests();
+    // What is left of a turn.
+    struct Budget {
+        uint64_t requests = queue_size;
+        uint64_t bytes = most_bytes_in_flight;
+        bool spent() const { return requests == 0 || bytes == 0; }
+    };
+
+    void serve();
+    bool take_requests(Budget& budget);
+    bool full() const { return m_free_tags.empty() || m_bytes_in_flight >= most_bytes_in_flight; }
     void begin(const Chain& chain);
     // A status at once, or nullopt when the request went to the disk.
     std::optional<uint8_t> execute(const Chain& chain, Request& request);
@@ -76,6 +87,8 @@ private:
     const GuestMemory* m_memory;
     const Log* m_log;
     uint64_t m_sectors;
+    uint32_t m_max_discard_sectors = 0;
+    uint32_t m_max_write_zeroes_sectors = 0;
 
     std::atomic<bool> m_write_back = true;    // config space: vCPU threads write it
     std::atomic<bool> m_may_set_cache = true; // CONFIG_WCE negotiated, or nothing negotiated yet

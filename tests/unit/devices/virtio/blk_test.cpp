@@ -25,7 +25,9 @@ constexpr uint8_t untouched = 0xee;
 
 constexpr uint64_t wce = 1ULL << 11;
 constexpr uint64_t flush = 1ULL << 9;
-constexpr uint64_t zero_features = 1ULL << 13 | 1ULL << 14;
+constexpr uint64_t discard = 1ULL << 13;
+constexpr uint64_t write_zeroes = 1ULL << 14;
+constexpr uint64_t zero_features = discard | write_zeroes;
 
 constexpr uint64_t ram_bytes = 1_MiB;
 constexpr uint64_t rings = 0x10000;
@@ -45,20 +47,28 @@ struct FakeDisk : Disk {
     std::vector<std::byte> bytes = std::vector<std::byte>(sectors * 512);
     std::vector<Pending> pending;
     std::vector<DiskOperation> history;
-    bool is_read_only = false;
+    DiskProperties what{.size = sectors * 512,
+                        .physical_block = 4096,
+                        .most_discard = sectors * 512,
+                        .discard_granularity = 4096,
+                        .most_write_zeroes = sectors * 512};
     int next_error = 0;
+    bool at_once = false; // start() completes what was queued
 
-    uint64_t size_bytes() const override { return bytes.size(); }
-    uint32_t logical_block_bytes() const override { return 512; }
-    uint32_t physical_block_bytes() const override { return 4096; }
-    bool read_only() const override { return is_read_only; }
-    bool can_discard() const override { return !is_read_only; }
+    void resize(uint64_t size) {
+        bytes.resize(size);
+        what.size = size;
+    }
+    const DiskProperties& properties() const override { return what; }
     void set_client(DiskClient& new_client) override { client = &new_client; }
     void queue(uint32_t tag, const DiskRequest& request) override {
         history.push_back(request.operation);
         pending.push_back({tag, request});
     }
-    void start() override {}
+    void start() override {
+        if (at_once)
+            complete_pending();
+    }
 
     void apply(const DiskRequest& request) {
         REQUIRE(request.offset <= bytes.size());
@@ -80,6 +90,10 @@ struct FakeDisk : Disk {
     }
     // One round: what completions queue comes in the next.
     void complete_all() {
+        complete_pending();
+        client->disk_batch_done();
+    }
+    void complete_pending() {
         std::vector<Pending> round;
         round.swap(pending);
         for (const Pending& one : round) {
@@ -88,7 +102,6 @@ struct FakeDisk : Disk {
                 apply(one.request);
             client->disk_done(one.tag, error);
         }
-        client->disk_batch_done();
     }
 };
 
@@ -102,11 +115,12 @@ struct Fixture {
     FakeDisk* disk = nullptr;
     std::unique_ptr<Blk> blk;
 
-    explicit Fixture(uint64_t features = flush | wce | zero_features, bool read_only = false)
+    explicit Fixture(uint64_t features = flush | wce | zero_features,
+                     const DiskProperties& what = FakeDisk().what)
         : driver(memory, rings, 16)
         , queue(Queue::create(memory, driver.setup()).value()) {
         auto fake = std::make_unique<FakeDisk>();
-        fake->is_read_only = read_only;
+        fake->what = what;
         disk = fake.get();
         blk = std::make_unique<Blk>("disk0", std::move(fake), memory, log);
         memory.set_write_gate(&gate);
@@ -287,7 +301,9 @@ TEST_CASE("a read holds its transfer until the disk is done") {
 }
 
 TEST_CASE("a read-only disk says so and refuses every change") {
-    Fixture f(0, true);
+    DiskProperties what = FakeDisk().what;
+    what.read_only = true;
+    Fixture f(0, what);
     CHECK((f.blk->features() & (1ULL << 5)) != 0);
     CHECK((f.blk->features() & (flush | wce | zero_features)) == 0);
     CHECK(f.request(type_out, 0, {{data_at, 512}}) == io_error);
@@ -329,6 +345,139 @@ TEST_CASE("discards and zeroes keep to 5.2.6's rules on flags, counts and featur
     Fixture plain(flush);
     CHECK(plain.change(type_discard, 0, 1, 0) == unsupported);
     CHECK(plain.change(type_write_zeroes, 0, 1, 0) == unsupported);
+}
+
+// Of the configuration, a field of 5.2.4.
+template <typename T>
+uint64_t field(const Blk& blk, uint64_t offset) {
+    std::array<std::byte, sizeof(T)> bytes{};
+    blk.read_config(offset, bytes);
+    return std::bit_cast<T>(bytes);
+}
+constexpr uint64_t alignment_offset_at = 25;
+constexpr uint64_t min_io_at = 26;
+constexpr uint64_t opt_io_at = 28;
+constexpr uint64_t discard_sectors_at = 36;
+constexpr uint64_t discard_alignment_at = 44;
+constexpr uint64_t zeroes_sectors_at = 48;
+constexpr uint64_t may_unmap_at = 56;
+
+TEST_CASE("discards and zeroes are offered each by itself, with their limits") {
+    DiskProperties what = FakeDisk().what;
+    what.most_discard = 8_KiB;
+    what.discard_granularity = 8192;
+    what.most_write_zeroes = 0;
+    Fixture only_discard(flush | discard, what);
+    CHECK((only_discard.blk->features() & zero_features) == discard);
+    CHECK(field<uint32_t>(*only_discard.blk, discard_sectors_at) == 16);
+    CHECK(field<uint32_t>(*only_discard.blk, discard_sectors_at + 4) == 1);
+    CHECK(field<uint32_t>(*only_discard.blk, discard_alignment_at) == 16);
+    CHECK(field<uint32_t>(*only_discard.blk, zeroes_sectors_at) == 0);
+    CHECK(field<uint8_t>(*only_discard.blk, may_unmap_at) == 0);
+    CHECK(only_discard.change(type_discard, 0, 16, 0) == ok);
+    CHECK(only_discard.change(type_discard, 0, 17, 0) == io_error);
+    CHECK(only_discard.change(type_write_zeroes, 0, 1, 0) == unsupported);
+
+    what.most_discard = 0;
+    what.most_write_zeroes = 4_KiB;
+    Fixture only_zeroes(flush | write_zeroes, what);
+    CHECK((only_zeroes.blk->features() & zero_features) == write_zeroes);
+    CHECK(field<uint32_t>(*only_zeroes.blk, discard_sectors_at) == 0);
+    CHECK(field<uint32_t>(*only_zeroes.blk, discard_alignment_at) == 0);
+    CHECK(field<uint32_t>(*only_zeroes.blk, zeroes_sectors_at) == 8);
+    CHECK(field<uint8_t>(*only_zeroes.blk, may_unmap_at) == 1);
+    CHECK(only_zeroes.change(type_write_zeroes, 0, 8, 1) == ok);
+    CHECK(only_zeroes.change(type_write_zeroes, 0, 9, 0) == io_error);
+    CHECK(only_zeroes.change(type_discard, 0, 1, 0) == unsupported);
+
+    // However much the device could do at once.
+    what.most_discard = what.most_write_zeroes = 1ULL << 40;
+    const Fixture large(flush, what);
+    CHECK(field<uint32_t>(*large.blk, discard_sectors_at) == 1_GiB / 512);
+    CHECK(field<uint32_t>(*large.blk, zeroes_sectors_at) == 64_MiB / 512);
+    // But never less than a granule.
+    what.discard_granularity = 2_GiB;
+    const Fixture coarse(flush, what);
+    CHECK(field<uint32_t>(*coarse.blk, discard_sectors_at) == 2_GiB / 512);
+}
+
+TEST_CASE("the topology is told in logical blocks, and left out where it does not fit") {
+    DiskProperties what = FakeDisk().what;
+    what.logical_block = 4096;
+    what.physical_block = 16384;
+    what.first_physical_block = 8192;
+    what.least_io = 65536;
+    what.best_io = 1U << 20;
+    const Fixture f(flush, what);
+    CHECK(field<uint32_t>(*f.blk, 20) == 4096);
+    CHECK(field<uint8_t>(*f.blk, 24) == 2);
+    CHECK(field<uint8_t>(*f.blk, alignment_offset_at) == 2);
+    CHECK(field<uint16_t>(*f.blk, min_io_at) == 16);
+    CHECK(field<uint32_t>(*f.blk, opt_io_at) == 256);
+
+    what.logical_block = 512;
+    what.first_physical_block = 256U * 512;
+    what.least_io = 65536 * 512;
+    const Fixture wide(flush, what);
+    CHECK(field<uint8_t>(*wide.blk, alignment_offset_at) == 0);
+    CHECK(field<uint16_t>(*wide.blk, min_io_at) == 0);
+    what.first_physical_block = 255 * 512;
+    what.least_io = 65535 * 512;
+    const Fixture widest(flush, what);
+    CHECK(field<uint8_t>(*widest.blk, alignment_offset_at) == 255);
+    CHECK(field<uint16_t>(*widest.blk, min_io_at) == 65535);
+}
+
+TEST_CASE("what the disk does at once is in the ring when process_queue returns, told once") {
+    Fixture f;
+    f.disk->at_once = true;
+    f.put_header(type_in, 0);
+    for (int i = 0; i < 3; ++i)
+        f.driver.add({{header_at, 16}, {data_at, 512, true}, {status_at, 1, true}});
+    f.blk->process_queue(0);
+    CHECK(f.driver.used_index() == 3);
+    CHECK(f.host.notified == 1);
+    CHECK(f.host.again == 0);
+    CHECK(f.memory.writes_in_flight() == 0);
+}
+
+// A driver that adds a request whenever it is told that one was done.
+struct Feeder : FakeHost {
+    DriverQueue* driver = nullptr;
+    std::vector<Buffer> request;
+    unsigned done = 0;
+    void notify_queue(uint16_t /*index*/) override {
+        while (driver->take_used())
+            ++done;
+        driver->add(request);
+    }
+};
+
+TEST_CASE("a turn is bounded in requests and in bytes, and asks for the next one") {
+    constexpr uint64_t vector_bytes = 128_KiB;
+    for (const bool data : {false, true}) {
+        CAPTURE(data);
+        Fixture f;
+        auto fake = std::make_unique<FakeDisk>();
+        fake->at_once = true;
+        fake->resize(8 * vector_bytes);
+        Feeder feeder;
+        Blk blk("disk0", std::move(fake), f.memory, f.log);
+        const std::array queues{&f.queue};
+        blk.activate(flush, queues, feeder);
+        f.put_header(data ? type_in : type_flush, 0);
+        feeder.driver = &f.driver;
+        feeder.request = {{header_at, 16}};
+        for (int i = 0; data && i < 8; ++i)
+            feeder.request.push_back({data_at, uint32_t{vector_bytes}, true});
+        feeder.request.push_back({status_at, 1, true});
+        f.driver.add(feeder.request);
+        blk.process_queue(0);
+        CHECK(feeder.again == 1);
+        const uint64_t most = data ? Blk::most_bytes_in_flight / (8 * vector_bytes) : Blk::queue_size;
+        CHECK(feeder.done == most);
+        CHECK(feeder.broken.empty());
+    }
 }
 
 TEST_CASE("a device that breaks no longer notifies") {
@@ -482,7 +631,7 @@ TEST_CASE("no more is taken from the ring than may be under way, and the rest as
     auto fake = std::make_unique<FakeDisk>();
     FakeDisk& disk = *fake;
     constexpr uint32_t bytes = 3_MiB;
-    disk.bytes.resize(bytes);
+    disk.resize(bytes);
     Blk blk("disk0", std::move(fake), memory, log);
     const std::array queues{&queue};
     blk.activate(flush | wce, queues, host);
@@ -509,9 +658,8 @@ TEST_CASE("no more is taken from the ring than may be under way, and the rest as
 
 TEST_CASE("a request larger than the limits offered is refused") {
     Fixture f;
-    f.disk->bytes.resize(64_MiB);
     auto fake = std::make_unique<FakeDisk>();
-    fake->bytes.resize(64_MiB);
+    fake->resize(64_MiB);
     f.disk = fake.get();
     f.blk = std::make_unique<Blk>("disk0", std::move(fake), f.memory, f.log);
     f.activate(flush);

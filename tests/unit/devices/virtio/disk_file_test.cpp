@@ -10,19 +10,25 @@
 #include <csignal>
 #include <cstring>
 #include <fcntl.h>
+#include <functional>
+#include <linux/magic.h>
 #include <map>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 namespace casemate::virtio {
 namespace {
 
 struct TemporaryFile {
-    std::string path = "/tmp/casemate-disk-XXXXXX";
+    std::string path;
     Fd file;
-    explicit TemporaryFile(uint64_t bytes)
-        : file(mkostemp(path.data(), O_CLOEXEC)) {
+    explicit TemporaryFile(uint64_t bytes, const std::string& directory = "/tmp")
+        : path(directory + "/casemate-disk-XXXXXX")
+        , file(mkostemp(path.data(), O_CLOEXEC)) {
         REQUIRE(file);
         REQUIRE(ftruncate(file.get(), static_cast<off_t>(bytes)) == 0);
     }
@@ -30,6 +36,8 @@ struct TemporaryFile {
     TemporaryFile& operator=(const TemporaryFile&) = delete;
     ~TemporaryFile() { unlink(path.c_str()); }
 };
+
+const Log quiet(-1);
 
 struct RecordingClient : DiskClient {
     std::map<uint32_t, int> done;
@@ -42,9 +50,20 @@ struct Fixture {
     IoThread io;
     RecordingClient client;
     std::unique_ptr<DiskFile> disk;
-    explicit Fixture(DiskFile::Engine engine, uint64_t bytes = 64_KiB)
+    explicit Fixture(DiskFile::Engine engine, uint64_t bytes = 64_KiB, const std::string& directory = "/tmp")
+        : image(bytes, directory) {
+        use({.path = image.path, .engine = engine, .depth = 8},
+            DiskImage::open(image.path, false, quiet).value());
+    }
+    // The same with less than the image can.
+    Fixture(DiskFile::Engine engine, uint64_t bytes, const std::function<void(DiskImage&)>& change)
         : image(bytes) {
-        disk = DiskFile::create({.path = image.path, .engine = engine, .depth = 8}, io.loop()).value();
+        auto opened = DiskImage::open(image.path, false, quiet).value();
+        change(opened);
+        use({.path = image.path, .engine = engine, .depth = 8}, std::move(opened));
+    }
+    void use(const DiskFile::Options& options, DiskImage opened) {
+        disk = DiskFile::create(std::move(opened), options, io.loop()).value();
         disk->set_client(client);
     }
     ~Fixture() {
@@ -53,13 +72,48 @@ struct Fixture {
     Fixture(const Fixture&) = delete;
     Fixture& operator=(const Fixture&) = delete;
 
+    uint64_t allocated() const {
+        struct stat status{};
+        REQUIRE(fstat(image.file.get(), &status) == 0);
+        return static_cast<uint64_t>(status.st_blocks) * 512;
+    }
+    // Fills the image with one byte value, behind the disk's back.
+    void fill(std::byte value) const {
+        const std::vector<std::byte> bytes(disk->properties().size, value);
+        REQUIRE(pwrite(image.file.get(), bytes.data(), bytes.size(), 0) ==
+                static_cast<ssize_t>(bytes.size()));
+        REQUIRE(fdatasync(image.file.get()) == 0); // delayed allocation
+    }
+    // Whether exactly these bytes are zero.
+    bool zero_only(uint64_t start, uint64_t end) const {
+        std::vector<std::byte> bytes(disk->properties().size);
+        REQUIRE(pread(image.file.get(), bytes.data(), bytes.size(), 0) == static_cast<ssize_t>(bytes.size()));
+        for (size_t i = 0; i < bytes.size(); ++i)
+            if ((bytes[i] == std::byte{0}) != (i >= start && i < end))
+                return false;
+        return true;
+    }
+    // The errors of requests that are under way together, -1 for one that never completes.
+    std::vector<int> together(const std::vector<DiskRequest>& requests) {
+        io.run([&] {
+            client.done.clear();
+            for (uint32_t tag = 0; tag < requests.size(); ++tag)
+                disk->queue(tag, requests[tag]);
+            disk->start();
+        });
+        io.eventually([&] { return client.done.size() == requests.size(); });
+        std::vector<int> errors;
+        for (uint32_t tag = 0; tag < requests.size(); ++tag)
+            errors.push_back(client.done.contains(tag) ? client.done[tag] : -1);
+        return errors;
+    }
     // The error of one request, -1 when it never completes.
     int request(const DiskRequest& request) {
         io.run([&] {
             client.done.clear();
             disk->queue(3, request);
-            disk->start();
             CHECK(client.done.empty()); // never from inside
+            disk->start();
         });
         if (!io.eventually([&] { return client.done.contains(3); }))
             return -1;
@@ -72,7 +126,7 @@ const std::array engines{DiskFile::Engine::io_uring, DiskFile::Engine::synchrono
 bool available(DiskFile::Engine engine) {
     const TemporaryFile image(512);
     const auto loop = EventLoop::create().value();
-    if (DiskFile::create({.path = image.path, .engine = engine}, *loop))
+    if (DiskFile::create({.path = image.path, .engine = engine}, *loop, quiet))
         return true;
     MESSAGE("io_uring is not permitted here: its half of the disk tests did not run");
     return false;
@@ -84,7 +138,7 @@ TEST_CASE("each engine writes, reads back, flushes, zeroes and discards") {
             continue;
         Fixture f(engine);
         CHECK(f.disk->uses_io_uring() == (engine == DiskFile::Engine::io_uring));
-        CHECK(f.disk->size_bytes() == 64_KiB);
+        CHECK(f.disk->properties().size == 64_KiB);
         std::array<std::byte, 1024> first{};
         std::array<std::byte, 512> second{};
         first.fill(std::byte{0x11});
@@ -97,7 +151,7 @@ TEST_CASE("each engine writes, reads back, flushes, zeroes and discards") {
         CHECK(f.request({DiskOperation::read, 4096, 1536, vectors}) == 0);
         CHECK(first[1023] == std::byte{0x11});
         CHECK(second[0] == std::byte{0x22});
-        if (f.disk->can_discard()) {
+        if (f.disk->properties().most_discard != 0) {
             CHECK(f.request({DiskOperation::write_zeroes_unmap, 4096, 512, {}}) == 0);
             CHECK(f.request({DiskOperation::discard, 4608, 512, {}}) == 0);
             CHECK(f.request({DiskOperation::read, 4096, 1536, vectors}) == 0);
@@ -110,20 +164,172 @@ TEST_CASE("each engine writes, reads back, flushes, zeroes and discards") {
     }
 }
 
-TEST_CASE("zeroes that stay allocated are written or unsupported, never forgotten") {
+TEST_CASE("zeroes are zeroes whatever the file system can, and stay allocated unless they may be holes") {
     for (const DiskFile::Engine engine : engines) {
         if (!available(engine))
             continue;
-        Fixture f(engine);
-        std::array<std::byte, 512> data{};
-        data.fill(std::byte{0x33});
-        const std::array vectors{iovec{data.data(), data.size()}};
-        REQUIRE(f.request({DiskOperation::write, 0, 512, vectors}) == 0);
-        const int error = f.request({DiskOperation::write_zeroes, 0, 512, {}});
-        REQUIRE(f.request({DiskOperation::read, 0, 512, vectors}) == 0);
-        CHECK((error == 0 || error == EOPNOTSUPP));
-        CHECK((data[511] == std::byte{0}) == (error == 0));
+        for (const bool holes : {true, false})
+            for (const bool ranges : {true, false}) {
+                CAPTURE(holes);
+                CAPTURE(ranges);
+                Fixture f(engine, 4_MiB, [&](DiskImage& image) {
+                    image.can_punch_holes = image.can_punch_holes && holes;
+                    image.can_zero_ranges = image.can_zero_ranges && ranges;
+                });
+                f.fill(std::byte{0x33});
+                const uint64_t before = f.allocated();
+                REQUIRE(before >= 4_MiB);
+                // More than a piece, from a sector to a sector.
+                CHECK(f.request({DiskOperation::write_zeroes, 512, 2_MiB, {}}) == 0);
+                CHECK(f.zero_only(512, 2_MiB + 512));
+                CHECK(f.allocated() >= 4_MiB);
+                f.fill(std::byte{0x33});
+                CHECK(f.request({DiskOperation::write_zeroes_unmap, 512, 2_MiB, {}}) == 0);
+                CHECK(f.zero_only(512, 2_MiB + 512));
+            }
     }
+}
+
+TEST_CASE("on tmpfs, which has holes and no zero ranges, both are offered and done") {
+    struct statfs system{};
+    if (statfs("/dev/shm", &system) != 0 || system.f_type != TMPFS_MAGIC) {
+        MESSAGE("no tmpfs here: its half of the disk tests did not run");
+        return;
+    }
+    for (const DiskFile::Engine engine : engines) {
+        if (!available(engine))
+            continue;
+        Fixture f(engine, 4_MiB, "/dev/shm");
+        CHECK(f.disk->properties().most_discard == 4_MiB);
+        CHECK(f.disk->properties().most_write_zeroes == 4_MiB);
+        f.fill(std::byte{0x33});
+        CHECK(f.request({DiskOperation::write_zeroes, 512, 2_MiB, {}}) == 0);
+        CHECK(f.zero_only(512, 2_MiB + 512));
+        CHECK(f.allocated() == 4_MiB);
+        CHECK(f.request({DiskOperation::write_zeroes_unmap, 512, 2_MiB, {}}) == 0);
+        CHECK(f.zero_only(512, 2_MiB + 512));
+        CHECK(f.allocated() < 3_MiB);
+        f.fill(std::byte{0x33});
+        CHECK(f.request({DiskOperation::discard, 0, 4_MiB, {}}) == 0);
+        CHECK(f.zero_only(0, 4_MiB));
+        CHECK(f.allocated() == 0);
+    }
+}
+
+TEST_CASE("several requests find together what the host does not have") {
+    const std::vector<int> none(4, 0);
+    for (const DiskFile::Engine engine : engines) {
+        if (!available(engine))
+            continue;
+        std::vector<DiskRequest> zeroes;
+        std::vector<DiskRequest> discards;
+        for (uint64_t offset = 0; offset < 64_KiB; offset += 16_KiB) {
+            zeroes.push_back({DiskOperation::write_zeroes, offset, 16_KiB, {}});
+            discards.push_back({DiskOperation::discard, offset, 16_KiB, {}});
+        }
+        // tmpfs has no zero ranges.
+        Fixture file(engine, 64_KiB, "/dev/shm");
+        file.fill(std::byte{0x55});
+        CHECK(file.together(zeroes) == none);
+        CHECK(file.zero_only(0, 64_KiB));
+        // What is no device has neither way to discard like one; the ring's answer is not the last.
+        Fixture device(engine, 64_KiB, [](DiskImage& image) { image.is_device = true; });
+        CHECK(device.together(discards) == std::vector<int>(4, ENOTTY));
+    }
+}
+
+TEST_CASE("where a device's blocks are larger than sectors, zeroes are exact and discards are inside") {
+    for (const DiskFile::Engine engine : engines) {
+        if (!available(engine))
+            continue;
+        Fixture f(engine, 64_KiB, [](DiskImage& image) { image.properties.logical_block = 4096; });
+        for (const auto& [start, bytes] : {std::pair<uint64_t, uint64_t>{512, 512},
+                                           {512, 3584},
+                                           {512, 12288},
+                                           {4096, 8192},
+                                           {4096, 8704},
+                                           {3584, 1024},
+                                           {0, 64_KiB}}) {
+            CAPTURE(start);
+            CAPTURE(bytes);
+            for (const auto zeroes : {DiskOperation::write_zeroes, DiskOperation::write_zeroes_unmap}) {
+                f.fill(std::byte{0x44});
+                CHECK(f.request({zeroes, start, bytes, {}}) == 0);
+                CHECK(f.zero_only(start, start + bytes));
+            }
+            if (f.disk->properties().most_discard == 0)
+                continue;
+            f.fill(std::byte{0x44});
+            CHECK(f.request({DiskOperation::discard, start, bytes, {}}) == 0);
+            const uint64_t first = align_up(start, 4096);
+            CHECK(f.zero_only(first, std::max(first, align_down(start + bytes, 4096))));
+        }
+    }
+}
+
+// What a log said, taken from a memory file.
+struct Said {
+    Fd file{memfd_create("log", MFD_CLOEXEC)};
+    Log log{file.get()};
+    std::string text() const {
+        std::string text(4096, 0);
+        const ssize_t length = pread(file.get(), text.data(), text.size(), 0);
+        REQUIRE(length >= 0);
+        text.resize(static_cast<size_t>(length));
+        return text;
+    }
+};
+
+TEST_CASE("bytes behind the last whole sector are told of, in one line") {
+    for (const uint64_t bytes : {1000UL, 1024UL, 1025UL}) {
+        const TemporaryFile image(bytes);
+        for (const bool read_only : {false, true}) {
+            const Said said;
+            const auto opened = DiskImage::open(image.path, read_only, said.log);
+            REQUIRE(opened);
+            CHECK(opened->properties.size == align_down(bytes, 512));
+            const std::string text = said.text();
+            CHECK(std::ranges::count(text, '\n') == (bytes == 1024 ? 0 : 1));
+            CHECK((text.find(image.path) != std::string::npos) == (bytes != 1024));
+            if (bytes != 1024)
+                CHECK(text.find("the last " + std::to_string(bytes % 512)) != std::string::npos);
+        }
+    }
+}
+
+TEST_CASE("a read of cached data is done inside start, and no event follows") {
+    for (const std::string& directory : {std::string("/tmp"), std::string("/dev/shm")})
+        for (const DiskFile::Engine engine : engines) {
+            if (!available(engine))
+                continue;
+            const TemporaryFile image(64_KiB, directory);
+            std::array<std::byte, 4096> data{};
+            data.fill(std::byte{7});
+            REQUIRE(pwrite(image.file.get(), data.data(), data.size(), 8192) == 4096);
+            data.fill(std::byte{0});
+            const std::array vectors{iovec{data.data(), data.size()}};
+            auto opened = DiskImage::open(image.path, false, quiet).value();
+            // Neither overlayfs nor FUSE has such reads.
+            if (!opened.in_memory && preadv2(image.file.get(), vectors.data(), 1, 8192, RWF_NOWAIT) != 4096) {
+                MESSAGE("no reads that fail rather than wait in " << directory);
+                continue;
+            }
+            data.fill(std::byte{0});
+            const auto loop = EventLoop::create().value();
+            RecordingClient client;
+            const auto disk =
+                DiskFile::create(std::move(opened), {.path = image.path, .engine = engine, .depth = 2}, *loop)
+                    .value();
+            disk->set_client(client);
+            for (int round = 0; round < 3; ++round) {
+                client.done.clear();
+                disk->queue(1, {DiskOperation::read, 8192, 4096, vectors});
+                disk->start();
+                CHECK(client.done.contains(1));
+                CHECK(data[4095] == std::byte{7});
+                CHECK_FALSE(loop->poll());
+            }
+        }
 }
 
 TEST_CASE("an image truncated beneath the disk fails reads past its end and all writes") {
@@ -176,19 +382,19 @@ TEST_CASE("one writer or many readers, and the error names the image") {
     const DiskFile::Options writer{.path = image.path};
     const DiskFile::Options reader{.path = image.path, .read_only = true};
     {
-        const auto first = DiskFile::create(writer, *loop);
+        const auto first = DiskFile::create(writer, *loop, quiet);
         REQUIRE(first);
         for (const auto& options : {writer, reader}) {
-            const auto second = DiskFile::create(options, *loop);
+            const auto second = DiskFile::create(options, *loop, quiet);
             REQUIRE_FALSE(second);
             CHECK(second.error().message().find(image.path) != std::string::npos);
             CHECK(second.error().blame() == Blame::usage);
         }
     }
-    const auto first = DiskFile::create(reader, *loop);
+    const auto first = DiskFile::create(reader, *loop, quiet);
     REQUIRE(first);
-    CHECK(DiskFile::create(reader, *loop));
-    CHECK_FALSE(DiskFile::create(writer, *loop));
+    CHECK(DiskFile::create(reader, *loop, quiet));
+    CHECK_FALSE(DiskFile::create(writer, *loop, quiet));
 }
 
 TEST_CASE("what is no disk image is refused by name") {
@@ -196,13 +402,13 @@ TEST_CASE("what is no disk image is refused by name") {
     const TemporaryFile empty(0);
     for (const std::string& path :
          {std::string("/tmp"), std::string("/dev/null"), std::string("/nonexistent/disk"), empty.path}) {
-        const auto disk = DiskFile::create({.path = path}, *loop);
+        const auto disk = DiskFile::create({.path = path}, *loop, quiet);
         REQUIRE_FALSE(disk);
         CHECK(disk.error().message().find(path) != std::string::npos);
         CHECK(disk.error().blame() == Blame::usage);
     }
     const TemporaryFile ragged(1000);
-    CHECK(DiskFile::create({.path = ragged.path}, *loop).value()->size_bytes() == 512);
+    CHECK(DiskFile::create({.path = ragged.path}, *loop, quiet).value()->properties().size == 512);
 }
 
 TEST_CASE("requests larger than a piece go to the host by pieces, and arrive whole") {
@@ -227,7 +433,7 @@ TEST_CASE("requests larger than a piece go to the host by pieces, and arrive who
         const auto in = vectors_of(back);
         CHECK(f.request({DiskOperation::read, 1024, back.size(), in}) == 0);
         CHECK(back == data);
-        if (!f.disk->can_discard())
+        if (f.disk->properties().most_discard == 0)
             continue;
         CHECK(f.request({DiskOperation::write_zeroes_unmap, 1024, data.size(), {}}) == 0);
         CHECK(f.request({DiskOperation::read, 1024, back.size(), in}) == 0);
@@ -244,12 +450,14 @@ TEST_CASE("a disk that is destroyed drops what the host was not handed") {
         REQUIRE(pwrite(image.file.get(), ones.data(), ones.size(), 0) == 32_MiB);
         const auto loop = EventLoop::create().value();
         RecordingClient client;
+        size_t done = 0;
         constexpr size_t requests = 16, bytes = 2_MiB;
         std::array<std::vector<std::byte>, requests> data;
         std::array<iovec, requests> vectors{};
         {
             const auto disk =
-                DiskFile::create({.path = image.path, .engine = engine, .depth = requests}, *loop).value();
+                DiskFile::create({.path = image.path, .engine = engine, .depth = requests}, *loop, quiet)
+                    .value();
             disk->set_client(client);
             for (uint32_t tag = 0; tag < requests; ++tag) {
                 data.at(tag).resize(bytes);
@@ -257,13 +465,13 @@ TEST_CASE("a disk that is destroyed drops what the host was not handed") {
                 disk->queue(tag, {DiskOperation::read, tag * bytes, bytes, {&vectors.at(tag), 1}});
             }
             disk->start();
+            done = client.done.size();
         }
-        CHECK(client.done.empty());
+        CHECK(client.done.size() == done);
         uint64_t read = 0;
         for (const auto& buffer : data)
             read += static_cast<uint64_t>(std::ranges::count(buffer, std::byte{1}));
         CHECK(read <= DiskFile::most_bytes_in_flight);
-        CHECK((read != 0) == (engine == DiskFile::Engine::io_uring));
     }
 }
 
@@ -272,16 +480,19 @@ TEST_CASE("one turn of the I/O thread hands the host no more than it may have") 
         if (!available(engine))
             continue;
         const TemporaryFile image(32_MiB);
+        const bool in_memory = DiskImage::open(image.path, false, quiet).value().in_memory;
         const auto loop = EventLoop::create().value();
         RecordingClient client;
         std::vector<std::byte> data(32_MiB);
         const std::array vectors{iovec{data.data(), data.size()}};
-        const auto disk = DiskFile::create({.path = image.path, .engine = engine, .depth = 1}, *loop).value();
+        const auto disk =
+            DiskFile::create({.path = image.path, .engine = engine, .depth = 1}, *loop, quiet).value();
         disk->set_client(client);
         disk->queue(0, {DiskOperation::write, 0, data.size(), vectors});
         disk->start();
-        const uint64_t most = engine == DiskFile::Engine::io_uring ? DiskFile::most_bytes_in_flight
-                                                                   : uint64_t{DiskFile::piece_bytes};
+        const uint64_t most = engine == DiskFile::Engine::io_uring || in_memory
+                                  ? DiskFile::most_bytes_in_flight
+                                  : uint64_t{DiskFile::piece_bytes};
         unsigned turns = 0;
         while (client.done.empty())
             turns += loop->poll() ? 1U : 0U;
@@ -297,7 +508,7 @@ TEST_CASE("a disk destroyed with requests in flight waits for them") {
     std::vector<std::byte> data(16_MiB, std::byte{0x5a});
     const std::array vectors{iovec{data.data(), data.size()}};
     {
-        const auto disk = DiskFile::create({.path = image.path, .depth = 4}, *loop).value();
+        const auto disk = DiskFile::create({.path = image.path, .depth = 4}, *loop, quiet).value();
         disk->set_client(client);
         for (uint32_t tag = 0; tag < 4; ++tag)
             disk->queue(tag, {DiskOperation::write, 0, data.size(), vectors});
