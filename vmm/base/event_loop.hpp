@@ -25,7 +25,8 @@ public:
     ~EventLoop() = default;
 
     // Watches `descriptor` (not owned; remove it before closing it) for `events`: EPOLLIN and so on, level
-    // triggered. Any thread. Fails with EPERM for regular files, EEXIST when watched already.
+    // triggered unless EPOLLET is among them. Any thread. Fails with EPERM for regular files, EEXIST when
+    // watched already.
     Result<void> add(int descriptor, uint32_t events, Handler handler);
     // Changes what is waited for; 0 pauses. Any thread.
     Result<void> modify(int descriptor, uint32_t events);

@@ -205,12 +205,11 @@ Result<std::unique_ptr<PciTransport>> PciTransport::create(VirtioDevice& device,
         return fail(Error(fmt::format("create {}: more than {} queues", device.name(), max_queues)));
     std::unique_ptr<PciTransport> transport(new PciTransport(device, memory, io, interrupts, doorbells, log));
     PciTransport* const self = transport.get();
+    // Edge triggered: each signal is an edge, so there is no need to reset the count, which takes a system
+    // call for each request of a guest.
     const auto watch = [self](Fd& event, auto handler) -> Result<void> {
         event = TRY(create_event());
-        return self->m_io.add(event.get(), EPOLLIN, [&event, handler](uint32_t) {
-            if (consume_event(event))
-                handler();
-        });
+        return self->m_io.add(event.get(), EPOLLIN | EPOLLET, [handler](uint32_t) { handler(); });
     };
     TRY(watch(self->m_work, [self] { self->do_work(); }));
     for (size_t i = 0; i < self->m_queues.size(); ++i)
