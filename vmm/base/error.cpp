@@ -3,6 +3,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <memory>
 
 namespace casemate {
 namespace {
@@ -28,50 +29,78 @@ std::string describe_errno(int number) {
     return description != nullptr ? description : "unknown error " + std::to_string(number);
 }
 
-Error::Error(std::string tried, Blame blame)
-    : m_tried(std::move(tried))
-    , m_blame(blame) {}
+struct Error::Contents {
+    std::string tried;
+    std::string hint;
+    int number = 0;
+    Blame blame = Blame::host;
+    std::shared_ptr<const Contents> cause;
+};
 
-Error Error::system(std::string tried, int number) {
-    Error error(std::move(tried));
-    error.m_number = number;
+void Error::Delete::operator()(Contents* contents) const {
+    delete contents;
+}
+
+Error::Error(std::string_view tried, Blame blame)
+    : m_contents(new Contents{.tried = std::string(tried), .hint = {}, .blame = blame, .cause = {}}) {}
+
+Error::Error(const Error& other)
+    : m_contents(other.m_contents ? new Contents(*other.m_contents) : nullptr) {}
+
+Error& Error::operator=(const Error& other) {
+    return *this = Error(other);
+}
+
+Error::~Error() = default;
+
+Error Error::system(std::string_view tried, int number) {
+    Error error(tried);
+    error.m_contents->number = number;
     return error;
 }
 
+Error Error::usage(std::string_view tried) {
+    return Error(tried, Blame::usage);
+}
+
 Error Error::because_of(Error cause) && {
-    m_cause = std::make_shared<const Error>(std::move(cause));
+    m_contents->cause = std::move(cause.m_contents);
     return std::move(*this);
 }
 
-Error Error::hint(std::string text) && {
-    m_hint = std::move(text);
+Error Error::hint(std::string_view text) && {
+    m_contents->hint = text;
     return std::move(*this);
 }
 
 Error Error::blame(Blame blame) && {
-    m_blame = blame;
+    m_contents->blame = blame;
     return std::move(*this);
 }
 
+Blame Error::blame() const {
+    return m_contents->blame;
+}
+
 int Error::number() const {
-    for (const Error* error = this; error != nullptr; error = error->m_cause.get())
-        if (error->m_number != 0)
-            return error->m_number;
+    for (const Contents* error = m_contents.get(); error != nullptr; error = error->cause.get())
+        if (error->number != 0)
+            return error->number;
     return 0;
 }
 
 std::string Error::message() const {
     std::string text;
     std::string hints;
-    for (const Error* error = this; error != nullptr; error = error->m_cause.get()) {
+    for (const Contents* error = m_contents.get(); error != nullptr; error = error->cause.get()) {
         if (!text.empty())
             text += ": ";
-        text += error->m_tried;
-        if (error->m_number != 0) {
-            text += ": " + describe_errno(error->m_number);
+        text += error->tried;
+        if (error->number != 0) {
+            text += ": " + describe_errno(error->number);
         }
-        if (!error->m_hint.empty())
-            hints += "; " + error->m_hint;
+        if (!error->hint.empty())
+            hints += "; " + error->hint;
     }
     return text + (hints.empty() ? hint_for(number()) : hints);
 }

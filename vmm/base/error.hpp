@@ -16,22 +16,28 @@ enum class Blame {
     usage, // an option or a file given by the user is wrong
 };
 
+// One pointer, whose contents live out of line: errors are rare, and every call that may fail moves one.
 class [[nodiscard]] Error {
 public:
     // `tried` names the action and its object: "open /dev/kvm". No full stop.
-    explicit Error(std::string tried, Blame blame = Blame::host);
+    explicit Error(std::string_view tried, Blame blame = Blame::host);
+    Error(const Error& other);
+    Error(Error&& other) noexcept = default;
+    Error& operator=(const Error& other);
+    Error& operator=(Error&& other) noexcept = default;
+    ~Error();
 
     // The failed call and its errno value; `number` is positive.
-    static Error system(std::string tried, int number);
-    static Error usage(std::string tried) { return Error(std::move(tried), Blame::usage); }
+    static Error system(std::string_view tried, int number);
+    static Error usage(std::string_view tried);
 
     // Wraps this error: "cannot boot guest: <this>". The outer text must not repeat the cause.
     Error because_of(Error cause) &&;
     // One imperative sentence on what the user can do. Printed last.
-    Error hint(std::string text) &&;
+    Error hint(std::string_view text) &&;
     Error blame(Blame blame) &&;
 
-    Blame blame() const { return m_blame; }
+    Blame blame() const;
     // errno of this error or of the nearest cause that has one; 0 when none has.
     int number() const;
 
@@ -40,11 +46,11 @@ public:
     std::string message() const;
 
 private:
-    std::string m_tried;
-    std::string m_hint;
-    int m_number = 0;
-    Blame m_blame = Blame::host;
-    std::shared_ptr<const Error> m_cause;
+    struct Contents;
+    struct Delete {
+        void operator()(Contents* contents) const;
+    };
+    std::unique_ptr<Contents, Delete> m_contents; // null only when moved from
 };
 
 // What an errno value means, in English; also for one that the C library does not know.

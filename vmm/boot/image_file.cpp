@@ -72,9 +72,9 @@ Result<std::optional<FileKind>> kind_of(const ImageFile& file) {
     return file_kind(start, volume);
 }
 
-Error wrap(std::string tried, Error error) {
+Error wrap(std::string_view tried, Error error) {
     const Blame blame = error.blame();
-    return Error(std::move(tried), blame).because_of(std::move(error));
+    return Error(tried, blame).because_of(std::move(error));
 }
 
 Error too_little_ram(uint64_t ram_end, uint64_t ram_bytes) {

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string_view>
 
 namespace casemate {
 
@@ -43,7 +44,7 @@ private:
 // What the file is, by its first bytes.
 Result<std::optional<FileKind>> kind_of(const ImageFile& file);
 // `error` as the reason why `tried` failed, blaming the same side.
-Error wrap(std::string tried, Error error);
+Error wrap(std::string_view tried, Error error);
 // "needs at least 96 MiB of RAM, the guest has 64 MiB", with what to do; `ram_end` is the lowest end of RAM
 // that would do. Also when it asks for more than can lie below the hole.
 Error too_little_ram(uint64_t ram_end, uint64_t ram_bytes);

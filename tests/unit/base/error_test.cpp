@@ -31,6 +31,22 @@ TEST_CASE("an error prints as one chain, outermost first, hints last") {
     CHECK(outer(true) == 8);
 }
 
+TEST_CASE("a copy of an error is its own, with the same cause") {
+    const Error cause = Error::system("open disk.img", ENOENT);
+    Error first = Error("use disk").because_of(cause);
+    Error second = first;
+    second = std::move(second).hint("create it").blame(Blame::usage);
+    CHECK(first.message() == "use disk: open disk.img: No such file or directory");
+    CHECK(first.blame() == Blame::host);
+    CHECK(second.message() == "use disk: open disk.img: No such file or directory; create it");
+    CHECK(second.blame() == Blame::usage);
+    first = second;
+    CHECK(first.message() == second.message());
+    CHECK(cause.message() == "open disk.img: No such file or directory");
+    // What every call that may fail moves.
+    CHECK(sizeof(Error) == sizeof(void*));
+}
+
 TEST_CASE("sizes print in the largest unit that divides them") {
     CHECK(format_bytes(5_GiB) == "5 GiB");
     CHECK(format_bytes(96_MiB) == "96 MiB");
