@@ -8,6 +8,7 @@
 #include "machine/exit_status.hpp"
 
 #include <fmt/core.h>
+#include <malloc.h>
 #include <new>
 #include <span>
 #include <string_view>
@@ -44,6 +45,8 @@ int refuse(const std::string& message) {
 int main(int argc, char** argv) {
     std::set_new_handler(out_of_memory);
     const std::span<const char* const> arguments(argv, static_cast<size_t>(argc));
+    // One heap for all threads: they allocate little, and each heap keeps pages of its own.
+    mallopt(M_ARENA_MAX, 1);
     if (!occupy_standard_descriptors()) {
         Log(STDERR_FILENO).host("a standard descriptor is closed and /dev/null cannot take its place");
         return exit_status(EndReason::host_failure).status;
