@@ -85,8 +85,8 @@ def module_name(path):
     return Path(path).name.removesuffix(".ko").replace("-", "_")
 
 
-def modules_in_order(directory):
-    """Files of MODULES, each after those it depends on, from depmod's list."""
+def modules_in_order(directory, more):
+    """Files of MODULES and of `more`, each after those it depends on, from depmod's list."""
     lists = [directory / "modules.dep", *directory.glob("lib/modules/*/modules.dep"),
              *directory.glob("*/modules.dep")]
     found = next((f for f in lists if f.exists()), None)
@@ -96,8 +96,12 @@ def modules_in_order(directory):
     for line in found.read_text().splitlines():
         path, _, needs = line.partition(":")
         depends[module_name(path)] = (path, needs.split())
+    builtin = found.parent / "modules.builtin"
+    known = {*depends, *map(module_name, builtin.read_text().splitlines() if builtin.exists() else [])}
+    if unknown := [name for name in more if module_name(name) not in known]:
+        raise Usage(f"--module {unknown[0]}: {found.parent} has none of this name")
     order = []
-    for wanted in MODULES:
+    for wanted in [*MODULES, *map(module_name, more)]:
         if wanted not in depends:
             continue  # built in
         path, needs = depends[wanted]
@@ -115,8 +119,10 @@ def build(options):
     for applet in applets.stdout.split():
         if applet != "busybox":
             tree.put(f"bin/{applet}", stat.S_IFLNK | 0o777, b"busybox")
+    if options.module and not options.modules:
+        raise Usage(f"--module {options.module[0]}: --modules has to say where it is")
     if options.modules:
-        modules = modules_in_order(options.modules)
+        modules = modules_in_order(options.modules, options.module)
         for module in modules:
             tree.put(f"lib/casemate-modules/{module.name}", stat.S_IFREG | 0o644, module.read_bytes())
         tree.put("etc/modules", stat.S_IFREG | 0o644, "".join(f"{m.name}\n" for m in modules).encode())
@@ -138,6 +144,8 @@ def main():
     p = Options(prog="guest-initramfs", description=__doc__, epilog=EPILOG)
     p.add_argument("--modules", type=Path, metavar="DIR",
                    help="add and load the virtio modules found there (uncompressed, with modules.dep)")
+    p.add_argument("--module", action="append", default=[], metavar="NAME",
+                   help="one more of them, with those it needs (repeatable)")
     p.add_argument("--add", action="append", default=[], metavar="FILE[:PATH]",
                    help="add a file, with the libraries it needs, or a directory (repeatable)")
     p.add_argument("--output", type=Path, metavar="FILE", help="write there instead of the cache")
