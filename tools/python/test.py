@@ -207,6 +207,7 @@ class Plan:
         "tidy": ["clang-tidy-19"], "shellcheck": ["shellcheck"], "tools": [], "usage": ["busybox"],
         "attacks": ["qemu-system-x86_64", "bochs", "busybox"],
         "host-selftest": ["qemu-system-x86_64", "bochs", "busybox"], "fresh": ["mmdebstrap", "unshare"],
+        "systems": ["qemu-system-x86_64", "busybox", "mmdebstrap", "unshare", "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs"],
         **{lane: ["qemu-system-x86_64" if lane[0] == "a" else "bochs", "busybox", "mkfs.ext4"] for lane in LANES},
     }
 
@@ -229,7 +230,7 @@ class Plan:
             self.configure("sanitize", ROOT / "build/sanitize", clang, ["-Dwerror=true", "-Dfuzz=true"])
         if "threads" in kinds:
             self.configure("threads", ROOT / "build/threads", {}, ["-Db_sanitize=thread"])
-        if kinds & {*LANES, "usage"}:
+        if kinds & {*LANES, "systems", "usage"}:
             self.step("guest-kernel", ["tools/guest-kernel"], 2400)
         if "attacks" in kinds:
             self.step("attack guest-kernel", ["tools/guest-kernel", "--config-fragment", ATTACK_CONFIG], 2400)
@@ -237,7 +238,7 @@ class Plan:
             self.step("host-kernel of ours", ["tools/host-kernel"], 3600)
         if "host-selftest" in kinds:
             self.step("host-kernel that can leave out checks", ["tools/host-kernel", "--extra-patch", MUTATIONS], 3600)
-        if kinds & {*LANES, "attacks"}:
+        if kinds & {*LANES, "systems", "attacks"}:
             self.step("host-kernel", ["tools/kvm-host", "--print-kernel"], 900)
 
     def configure(self, kind, directory, environment, options):
@@ -346,6 +347,10 @@ class Plan:
             yield Job(lane, lane, [ROOT / "tests/system/run", "--build", self.build_dir, "--lane", lane],
                       tap=True, timeout=3500)
 
+    def systems(self):
+        yield Job("systems", "amd-npt", [ROOT / "tests/system/run", "--build", self.build_dir, "--lane", "amd-npt",
+                                         "--suite", "systems"], tap=True, timeout=3500)
+
     def attacks(self):
         for host, words in ATTACKS.items():
             lane, _, protect = host.partition(".")
@@ -370,8 +375,8 @@ class Plan:
         if kind in LANES:
             command = [ROOT / "tests/system/run", "--list", "--lane", kind]
             return subprocess.run(command, capture_output=True, text=True).stdout.split()
-        if kind == "host-selftest":
-            commands = [[*job.command, "--list"] for job in self.host_selftest()]
+        if kind in ("systems", "host-selftest"):
+            commands = [[*job.command, "--list"] for job in self.method(kind)()]
             return [t for c in commands for t in subprocess.run(c, capture_output=True, text=True).stdout.split()]
         return [job.name for job in self.method(kind)()] or [kind]
 
@@ -523,7 +528,7 @@ def main():
     try:
         plan.prepare(set(chosen))
         # The lanes are the longest jobs: they start first, the many small ones fill up.
-        slow = ["attacks", *LANES, "host-selftest", "fresh"]
+        slow = ["attacks", *LANES, "systems", "host-selftest", "fresh"]
         order = sorted(chosen, key=lambda k: slow.index(k) if k in slow else len(slow))
         run_all([job for kind in order for job in plan.jobs(kind)], report, cache, o.jobs)
     except KeyboardInterrupt:

@@ -24,6 +24,7 @@ std::span<const Step> file_steps();
 std::span<const Step> address_space_steps();
 std::span<const Step> crowd_steps();
 std::span<const Step> churn_steps();
+std::span<const Step> disk_steps();
 
 // The step of any file, or null.
 const Step* find_step(const char* name);

@@ -20,7 +20,7 @@ const char* running = "guest-load";
 
 constexpr decltype(&process_steps) files[] = {process_steps,   memory_steps, filter_steps,
                                               container_steps, file_steps,   address_space_steps,
-                                              crowd_steps,     churn_steps};
+                                              crowd_steps,     churn_steps,  disk_steps};
 
 int usage() {
     (void)std::fputs("usage: guest-load STEP ROUNDS; the steps are:", stderr);
