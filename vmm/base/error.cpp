@@ -74,7 +74,7 @@ Error Error::hint(std::string_view text) && {
 }
 
 Error Error::blame(Blame blame) && {
-    m_contents->blame = blame;
+    m_contents->blame = *hint_for(number()) != '\0' ? Blame::host : blame;
     return std::move(*this);
 }
 

@@ -35,6 +35,7 @@ public:
     Error because_of(Error cause) &&;
     // One imperative sentence on what the user can do. Printed last.
     Error hint(std::string_view text) &&;
+    // A limit on files or memory stays the host's.
     Error blame(Blame blame) &&;
 
     Blame blame() const;

@@ -66,4 +66,11 @@ TEST_CASE("a limit that is met says which to raise, unless there is better advic
 }
 
 } // namespace
+
+TEST_CASE("who meets a limit is not to blame for what he asked for") {
+    for (const int number : {EMFILE, ENFILE, ENOMEM})
+        CHECK(Error::system("open disk", number).blame(Blame::usage).blame() == Blame::host);
+    CHECK(Error::system("open disk", ENOENT).blame(Blame::usage).blame() == Blame::usage);
+}
+
 } // namespace casemate
