@@ -2,6 +2,7 @@
 // Runs a program on a new terminal: our stdin is what is typed there, our stdout what it shows; its stderr is
 // ours. Says on stderr when the program has made the terminal raw, and whether it left the terminal's
 // settings as it found them. Exits as it exits.
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -44,6 +45,9 @@ int main(int argc, char** argv) {
         if (login_tty(dup(terminal)) < 0 || dup2(messages, 2) < 0)
             die("with-pty: login_tty");
         close(terminal);
+        // What a shell without job control has in the background ignores these.
+        (void)std::signal(SIGINT, SIG_DFL);
+        (void)std::signal(SIGQUIT, SIG_DFL);
         execvp(argv[1], argv + 1);
         die(argv[1]);
     }

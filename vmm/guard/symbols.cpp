@@ -34,8 +34,8 @@ constexpr uint64_t max_table_bytes = 256_MiB;
 constexpr const char* pass_a_good_file =
     "Pass the System.map or the unstripped vmlinux from the guest kernel's build.";
 
-Error wrong(std::string what) {
-    return Error::usage(std::move(what)).hint(pass_a_good_file);
+Error wrong(std::string_view what) {
+    return Error::usage(what).hint(pass_a_good_file);
 }
 
 struct Symbol {

@@ -224,6 +224,7 @@ TEST_CASE("a full disk that gets room again takes events again, each line whole"
 
 TEST_CASE("a closed stderr takes no events") {
     const Fd null(open("/dev/null", O_RDONLY | O_CLOEXEC));
+    REQUIRE(null);
     const StandardError standard_error(null);
     const auto log = EventLog::open("-");
     REQUIRE_FALSE(log);

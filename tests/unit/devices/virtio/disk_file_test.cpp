@@ -103,6 +103,7 @@ struct Fixture {
         });
         io.eventually([&] { return client.done.size() == requests.size(); });
         std::vector<int> errors;
+        errors.reserve(requests.size());
         for (uint32_t tag = 0; tag < requests.size(); ++tag)
             errors.push_back(client.done.contains(tag) ? client.done[tag] : -1);
         return errors;
