@@ -68,10 +68,11 @@ Result<void> Mapping::set_protection(uint64_t offset, uint64_t size_bytes, int p
     return {};
 }
 
-Result<void> Mapping::replace(uint64_t offset, uint64_t size_bytes, int descriptor, int protection) {
+Result<void> Mapping::replace(uint64_t offset, uint64_t size_bytes, int descriptor, int protection,
+                              uint64_t descriptor_offset) {
     std::byte* const start = m_data + offset;
-    const bool mapped =
-        mmap(start, size_bytes, protection, MAP_SHARED | MAP_FIXED, descriptor, 0) != MAP_FAILED;
+    const bool mapped = mmap(start, size_bytes, protection, MAP_SHARED | MAP_FIXED, descriptor,
+                             static_cast<off_t>(descriptor_offset)) != MAP_FAILED;
     if (mapped && madvise(start, size_bytes, MADV_DONTFORK) == 0)
         return {};
     const int error = errno;

@@ -34,10 +34,11 @@ public:
 
     // mprotect(2) of whole pages inside. On failure any part may have changed.
     Result<void> set_protection(uint64_t offset, uint64_t size_bytes, int protection);
-    // Whole pages inside become a MAP_SHARED view of a descriptor from offset 0, which no child inherits; the
-    // descriptor may be closed afterwards. Accesses that are under way wait. On failure the pages are what
-    // they were, or zeroed ones.
-    Result<void> replace(uint64_t offset, uint64_t size_bytes, int descriptor, int protection);
+    // Whole pages inside become a MAP_SHARED view of a descriptor from `descriptor_offset`, which no child
+    // inherits; the descriptor may be closed afterwards. Accesses that are under way wait. On failure the
+    // pages are what they were, or zeroed ones.
+    Result<void> replace(uint64_t offset, uint64_t size_bytes, int descriptor, int protection,
+                         uint64_t descriptor_offset = 0);
     // madvise(2) of all of it.
     Result<void> keep_from_children() const;
     // mseal(2) of whole pages inside: from now on no system call of this process changes their protection,

@@ -22,6 +22,7 @@ struct PciIdentity {
 class PciConfig {
 public:
     static constexpr unsigned max_bars = 6;
+    static constexpr size_t size_bytes = 256;
 
     explicit PciConfig(const PciIdentity& identity);
 
@@ -34,7 +35,7 @@ public:
                            std::span<const std::byte> writable = {});
 
     // Any offset and width. What is not implemented reads as zero and ignores writes, as does all past the
-    // first 256 bytes: a zero there means that there are no extended capabilities.
+    // first size_bytes: a zero there means that there are no extended capabilities.
     void read(uint32_t offset, std::span<std::byte> data) const;
     void write(uint32_t offset, std::span<const std::byte> data);
     // As write(), but changes read-only bits too: for the device itself.
@@ -46,8 +47,8 @@ public:
     void set_bar_address(unsigned index, uint32_t address);
 
 private:
-    std::array<std::byte, 256> m_bytes{};
-    std::array<std::byte, 256> m_writable{};
+    std::array<std::byte, size_bytes> m_bytes{};
+    std::array<std::byte, size_bytes> m_writable{};
     std::array<uint32_t, max_bars> m_bar_bytes{};
     uint8_t m_last_link = 0; // offset of the byte that will point to the next capability
     uint16_t m_next_capability = 0;

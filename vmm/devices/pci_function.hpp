@@ -30,6 +30,9 @@ public:
     virtual void write_config(uint32_t offset, std::span<const std::byte> data) {
         m_config.write(offset, data);
     }
+    // While false, which it is at first, read_config() gives what config() holds and changes nothing, and
+    // config() changes by write_config() alone. Once true it stays so.
+    virtual bool config_reads_have_effects() const { return false; }
 
     // What answers accesses to BAR `index`, for each BAR that config() has.
     virtual Device* bar(unsigned index) = 0;

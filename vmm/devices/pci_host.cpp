@@ -7,8 +7,8 @@
 namespace casemate {
 namespace {
 
-constexpr uint64_t function_bytes = 4_KiB;
-constexpr uint64_t functions_per_slot = 8;
+constexpr uint64_t function_bytes = ConfigImage::function_bytes;
+constexpr uint64_t functions_per_slot = ConfigImage::slot_bytes / function_bytes;
 
 // Calls `access(offset, part)` for each part of `data` that lies in one aligned dword: config space has no
 // wider accesses, and a part that leaves a function's space belongs to the next function.
@@ -91,8 +91,34 @@ void PciHost::write(uint64_t offset, std::span<const std::byte> data) {
         if (Slot* const slot = find(place)) {
             slot->function->write_config(place % function_bytes, part);
             map_bars(*slot);
+            update_image(*slot);
         }
     });
+}
+
+unsigned PciHost::slots_taken() const {
+    return static_cast<unsigned>(std::ranges::find(m_slots, nullptr, &Slot::function) - m_slots.begin());
+}
+
+void PciHost::show_in(ConfigImage& image, std::function<void()> retire) {
+    const std::lock_guard lock(m_mutex);
+    m_image = &image;
+    m_retire_image = std::move(retire);
+    for (unsigned slot = 0; slot < slots_taken(); ++slot)
+        update_image(m_slots.at(slot));
+}
+
+void PciHost::update_image(const Slot& slot) {
+    if (m_image == nullptr)
+        return;
+    if (slot.function->config_reads_have_effects()) {
+        m_image = nullptr;
+        m_retire_image();
+        return;
+    }
+    std::array<std::byte, PciConfig::size_bytes> bytes;
+    slot.function->config().read(0, bytes);
+    m_image->update(static_cast<unsigned>(&slot - m_slots.data()), bytes);
 }
 
 std::optional<GuestPhysical> PciHost::wanted_place(PciConfig& config, unsigned bar) const {

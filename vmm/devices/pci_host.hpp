@@ -5,12 +5,14 @@
 
 #include "base/error.hpp"
 #include "devices/bus.hpp"
+#include "devices/config_image.hpp"
 #include "devices/device.hpp"
 #include "devices/pci_function.hpp"
 #include "memory/guest_range.hpp"
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <optional>
 
@@ -18,7 +20,7 @@ namespace casemate {
 
 class PciHost final : public Device {
 public:
-    static constexpr unsigned max_slots = 32;
+    static constexpr unsigned max_slots = ConfigImage::slots;
 
     // BARs appear on `memory`, inside `window` alone. Both it and the functions outlive the host.
     PciHost(Bus& memory, const GuestRange& window);
@@ -29,6 +31,14 @@ public:
     // Puts the function into the next free slot, whose number it returns, and gives each BAR an address.
     // Nothing is decoded before the guest enables memory space. Before any vCPU runs.
     Result<uint8_t> add(PciFunction& function);
+
+    // Slots 0 to one less have a function.
+    unsigned slots_taken() const;
+    // From now on `image`, which has slots_taken() functions, shows what read() gives. This ends when reads
+    // of a function begin to have effects: `retire` is called in the write() that makes them, under the
+    // host's lock, and nothing comes after it. After the last add(), before any vCPU runs; `image` outlives
+    // write().
+    void show_in(ConfigImage& image, std::function<void()> retire);
 
     // The ECAM region of bus 0.
     void read(uint64_t offset, std::span<std::byte> data) override;
@@ -49,6 +59,7 @@ private:
 
     Slot* find(uint64_t offset);
     void map_bars(Slot& slot);
+    void update_image(const Slot& slot);
     std::optional<GuestPhysical> wanted_place(PciConfig& config, unsigned bar) const;
 
     Bus& m_memory;
@@ -57,6 +68,8 @@ private:
     HostBridge m_bridge;
     std::mutex m_mutex; // guards the slots and every function's config space; before Bus and Device locks
     std::array<Slot, max_slots> m_slots;
+    ConfigImage* m_image = nullptr;
+    std::function<void()> m_retire_image;
 };
 
 } // namespace casemate

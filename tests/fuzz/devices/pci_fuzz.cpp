@@ -9,6 +9,7 @@
 #include "devices/virtio/rng.hpp"
 #include "memory/layout.hpp"
 
+#include <algorithm>
 #include <array>
 #include <fuzzer/FuzzedDataProvider.h>
 
@@ -35,12 +36,24 @@ struct Run {
         PciTransport::create(second, memory, *io, interrupts, doorbells, log).value()};
     Bus bus;
     PciHost host{bus, GuestRange::of(layout::pci_window.start, layout::pci_window.bytes)};
+    ConfigImage& image;
+    bool image_shown = true;
     uint16_t available_index = 0;
 
     void set_config(uint64_t offset, uint64_t value, size_t width) {
         std::array<std::byte, 8> data;
         put_value(data, value);
         host.write(offset, std::span(data).first(width));
+        check_image();
+    }
+    // What a guest reads of the functions' first 256 bytes and behind them.
+    void check_image() {
+        for (uint64_t offset = 0; image_shown && offset < 3 * ConfigImage::slot_bytes;
+             offset += ConfigImage::slot_bytes) {
+            std::array<std::byte, 264> answer;
+            host.read(offset, answer);
+            expect(std::ranges::equal(answer, image.bytes().subspan(offset, answer.size())));
+        }
     }
     void set(uint64_t address, uint64_t value, size_t width) {
         std::array<std::byte, 8> data;
@@ -156,6 +169,7 @@ struct Run {
         default:
             run_io();
         }
+        check_image();
         for (const auto& [address, event] : doorbells.attached())
             expect(address >= window && address < window + layout::pci_window.bytes);
         expect(doorbells.attached().size() <= 2 && doorbells.unknown_detached() == 0);
@@ -164,6 +178,11 @@ struct Run {
     void run() {
         for (auto& transport : transports)
             expect(host.add(*transport).has_value());
+        host.show_in(image, [this] {
+            expect(image_shown);
+            image_shown = false;
+        });
+        check_image();
         while (input.remaining_bytes() != 0)
             step();
         run_io();
@@ -186,7 +205,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     using namespace casemate;
     using namespace casemate::virtio;
     static const GuestMemory memory = GuestMemory::create(ram_bytes).value();
-    Run run{.input = FuzzedDataProvider(data, size), .memory = memory};
+    static ConfigImage image = ConfigImage::create(3).value();
+    Run run{.input = FuzzedDataProvider(data, size), .memory = memory, .image = image};
     run.run();
     return 0;
 }

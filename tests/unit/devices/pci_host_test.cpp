@@ -3,6 +3,7 @@
 
 #include "memory/layout.hpp"
 
+#include <algorithm>
 #include <array>
 #include <doctest/doctest.h>
 #include <memory>
@@ -24,8 +25,11 @@ public:
     Device* bar(unsigned) override { return this; }
     void bar_moved(unsigned, std::optional<GuestPhysical> start) override { place = start; }
 
+    bool config_reads_have_effects() const override { return reads_have_effects; }
+
     std::optional<GuestPhysical> place;
     int accesses = 0;
+    bool reads_have_effects = false;
 
 private:
     void read(uint64_t offset, std::span<std::byte> data) override {
@@ -150,6 +154,46 @@ TEST_CASE("sizing with memory space enabled unmaps for the time being") {
     CHECK_FALSE(f.first.place);
     f.put(slot(1) + bar0, window_start);
     CHECK(f.answers(window_start));
+}
+
+TEST_CASE("an image shows what reads give, until reads have effects") {
+    Fixture f;
+    auto image = ConfigImage::create(f.host.slots_taken());
+    REQUIRE(image);
+    int retired = 0;
+    f.host.show_in(*image, [&] { ++retired; });
+    const auto shows = [&] {
+        std::vector<std::byte> answers(ConfigImage::size_bytes);
+        f.host.read(0, answers);
+        return std::ranges::equal(answers, image->bytes());
+    };
+    CHECK(f.host.slots_taken() == 3);
+    CHECK(shows());
+    f.put(slot(1) + command, 2, 2);
+    CHECK(shows());
+    f.put(slot(2) + bar0, 0xffffffff);
+    CHECK(shows());
+    f.put(slot(2) + bar0 + 3, 0xc1, 1);
+    CHECK(shows());
+    f.put(slot(1) - 1, ~0ULL, 8); // an absent function and the next one
+    CHECK(shows());
+    f.put(0x3c, 0x55, 1);
+    CHECK(shows());
+    f.put(slot(31), 0, 8);
+    CHECK(shows());
+    CHECK(retired == 0);
+
+    f.second.reads_have_effects = true;
+    f.put(slot(1) + 0x3c, 1, 1); // another function's
+    CHECK(retired == 0);
+    CHECK(shows());
+    f.put(slot(2) + 0x3c, 1, 1);
+    CHECK(retired == 1);
+    f.put(slot(2) + 0x3c, 2, 1);
+    f.put(slot(1) + 0x3c, 2, 1);
+    CHECK(retired == 1);
+    CHECK(f.get(slot(1) + 0x3c, 1) == 2);
+    CHECK(image->bytes()[slot(1) + 0x3c] == std::byte{1});
 }
 
 TEST_CASE("too many functions and a full window are errors") {

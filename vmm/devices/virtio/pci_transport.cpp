@@ -252,6 +252,8 @@ void PciTransport::read_config(uint32_t offset, std::span<std::byte> data) {
 
 void PciTransport::write_config(uint32_t offset, std::span<const std::byte> data) {
     m_config.write(offset, data);
+    m_window_written = m_window_written || overlaps(offset, data.size(), m_window_capability,
+                                                    body_offset + sizeof(WindowCapability));
     const uint32_t place = m_window_capability + body_offset + uint32_t{offsetof(WindowCapability, data)};
     std::array<std::byte, 4> value{};
     if (overlaps(offset, data.size(), place, value.size()))

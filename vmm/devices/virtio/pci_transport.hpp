@@ -37,6 +37,7 @@ public:
     std::string_view name() const override { return m_device.name(); }
     void read_config(uint32_t offset, std::span<std::byte> data) override;
     void write_config(uint32_t offset, std::span<const std::byte> data) override;
+    bool config_reads_have_effects() const override { return m_window_written; }
     Device* bar(unsigned) override { return this; }
     void bar_moved(unsigned index, std::optional<GuestPhysical> start) override;
 
@@ -108,7 +109,8 @@ private:
     uint64_t m_offered_features;
     uint8_t m_msix_capability = 0;
     uint8_t m_window_capability = 0;
-    Fd m_work; // wakes do_work()
+    bool m_window_written = false; // any of the capability; under the PCI host's lock, as all config space
+    Fd m_work;                     // wakes do_work()
 
     mutable std::mutex m_mutex; // guards the rest; rank Device, taken inside the PCI host's, outside Msix's
     Phase m_phase = Phase::idle;

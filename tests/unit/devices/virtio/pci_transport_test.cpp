@@ -5,11 +5,14 @@
 #include "memory/layout.hpp"
 #include "pci_driver.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <doctest/doctest.h>
+#include <random>
 #include <sys/eventfd.h>
 #include <thread>
 #include <utility>
+#include <vector>
 
 namespace casemate::virtio {
 namespace {
@@ -291,6 +294,55 @@ TEST_CASE("accesses of odd width or place read what is there and change nothing"
     f.driver.set(region + 0xffc, ~0ULL, 8);
     CHECK(f.driver.get(0x7ff8, 8) == 0);
     f.driver.set(0x7ff8, ~0ULL, 8);
+}
+
+TEST_CASE("an image shows config space after any writes, until one to the window's capability") {
+    Fixture f;
+    auto image = ConfigImage::create(f.host.slots_taken());
+    REQUIRE(image);
+    int retired = 0;
+    f.host.show_in(*image, [&] { ++retired; });
+    const uint64_t window_start = f.driver.window();
+    const uint64_t window_end = window_start + 20;
+    const auto shows = [&] {
+        std::vector<std::byte> answers(ConfigImage::size_bytes);
+        f.host.read(0, answers);
+        return std::ranges::equal(answers, image->bytes());
+    };
+    f.start();
+    CHECK(shows());
+    std::minstd_rand random(1);
+    for (int i = 0; i < 3000; ++i) {
+        const uint64_t offset = random() % 4 != 0 ? random() % 256 : random() % 4096;
+        const uint64_t width = 1U << random() % 4;
+        // A byte before it, and the first behind it.
+        if (offset < window_end && offset + width > window_start)
+            continue;
+        f.driver.set_config(offset, random() % 4 == 0 ? ~0ULL : random() * uint64_t{random()}, width);
+        f.driver.get_config(window_start + 16);
+        if (random() % 16 == 0) { // registers and interrupts leave config space alone
+            f.driver.set_config(4, 6, 2);
+            f.driver.set_config(0x10, layout::pci_window.start.value);
+            f.start();
+            f.device.host().notify_config();
+        }
+        REQUIRE(shows());
+    }
+    CHECK(retired == 0);
+    SUBCASE("its first byte") {
+        f.driver.set_config(window_start, 0, 1);
+    }
+    SUBCASE("its last byte") {
+        f.driver.set_config(window_end - 1, 0, 1);
+    }
+    SUBCASE("its last byte and what is behind") {
+        f.driver.set_config(window_end - 1, 0, 8);
+    }
+    SUBCASE("all of it") {
+        for (uint64_t offset = window_start; offset < window_end; offset += 4)
+            f.driver.set_config(offset, 1);
+    }
+    CHECK(retired == 1);
 }
 
 TEST_CASE("config space has a window to the BAR") {
