@@ -52,6 +52,8 @@ Result<EventLog> open_events(const std::string& path, const Log& log) {
 
 // Slots before it are RAM's.
 constexpr uint32_t shadow_drop_slot = layout::ram_ranges(0).size();
+constexpr uint32_t ecam_slot = shadow_drop_slot + 1;
+static_assert(layout::ecam.bytes == ConfigImage::size_bytes);
 
 // A vCPU that hangs is found after two.
 constexpr std::chrono::milliseconds progress_interval{100};
@@ -102,6 +104,7 @@ Result<std::unique_ptr<Machine>> Machine::create(const Config& config, const Log
     const ProtectionChoice choice = TRY(machine->offer_locks(system));
     TRY(machine->add_platform_devices(console));
     TRY(machine->add_virtio_devices());
+    TRY(machine->show_pci_configuration());
     const LoadedGuest guest = TRY(load->finish());
     TRY(machine->create_guard(choice));
     TRY(machine->create_vcpus(system));
@@ -190,7 +193,7 @@ Result<void> Machine::create_guard(const ProtectionChoice& choice) {
         choice.kinds,
         {.vm = m_vm,
          .memory = m_memory,
-         .first_free_slot = shadow_drop_slot + 1,
+         .first_free_slot = ecam_slot + 1,
          .with_vcpus_stopped =
              [this](const std::function<void()>& change) { m_pause.with_stopped(m_vcpus, m_kicks, change); },
          .broken = [this](const Error& error) { end({EndReason::host_failure, error.message()}); },
@@ -318,6 +321,19 @@ Result<void> Machine::add_virtio_devices() {
         TRY(add_virtio(std::move(net)));
     }
     return add_virtio(std::make_unique<virtio::Rng>(m_memory));
+}
+
+// Reads of configuration space need no exit then; writes still exit, as they do without KVM_CAP_READONLY_MEM.
+Result<void> Machine::show_pci_configuration() {
+    if (m_vm.check_extension(KVM_CAP_READONLY_MEM) == 0)
+        return {};
+    m_config_image = TRY(ConfigImage::create(m_pci.slots_taken()));
+    m_pci.show_in(*m_config_image, [this] {
+        if (const auto done = m_vm.set_memory_slot(ecam_slot, layout::ecam.start, 0, nullptr); !done)
+            end({EndReason::host_failure, done.error().message()});
+    });
+    const std::span<const std::byte> image = m_config_image->bytes();
+    return m_vm.set_memory_slot(ecam_slot, layout::ecam.start, image.size(), image.data(), KVM_MEM_READONLY);
 }
 
 Result<void> Machine::create_vcpus(const System& system) {

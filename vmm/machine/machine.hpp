@@ -8,6 +8,7 @@
 #include "base/log.hpp"
 #include "base/running_clock.hpp"
 #include "devices/bus.hpp"
+#include "devices/config_image.hpp"
 #include "devices/interrupt.hpp"
 #include "devices/pci_host.hpp"
 #include "devices/power.hpp"
@@ -96,6 +97,7 @@ private:
     void note_stop(std::chrono::nanoseconds time);
     Result<void> add_platform_devices(SerialLine& console);
     Result<void> add_virtio_devices();
+    Result<void> show_pci_configuration();
     Result<void> add_virtio(std::unique_ptr<virtio::VirtioDevice> device);
     Result<void> add_port_device(const layout::Ports& ports, std::unique_ptr<Device> device);
     Result<void> create_vcpus(const System& system);
@@ -116,6 +118,7 @@ private:
     std::stop_source m_ending; // requested by end(): every wait and walk for the guest looks at it
     GuestMemory m_memory;
     ManagementMode m_management;
+    std::optional<ConfigImage> m_config_image;
     std::unique_ptr<Protection> m_protection;
     std::unique_ptr<Guard> m_guard; // asked by m_memory, whose users are gone when it goes
     bool m_locks_offered = false;
