@@ -289,7 +289,17 @@ Result<void> Machine::add_platform_devices(SerialLine& console) {
     TRY(add_port_device(layout::sleep_ports,
                         std::make_unique<SleepRegisters>(layout::soft_off_sleep_type, power_off)));
     TRY(add_port_device(layout::reset_ports, std::make_unique<ResetControl>(reset)));
-    return add_port_device(layout::keyboard_ports, std::make_unique<KeyboardController>(reset));
+    TRY(add_port_device(layout::keyboard_ports, std::make_unique<KeyboardController>(reset)));
+    return ignore_legacy_configuration();
+}
+
+// A write that nothing decodes can end in KVM. Only of all four bytes: the reset register is one of them.
+Result<void> Machine::ignore_legacy_configuration() {
+    m_ignored_writes = TRY(create_event());
+    return m_vm.attach_doorbell({.address = layout::legacy_config_ports.start,
+                                 .length = layout::legacy_config_ports.count,
+                                 .port = true},
+                                m_ignored_writes.get());
 }
 
 Result<void> Machine::add_virtio(std::unique_ptr<virtio::VirtioDevice> device) {

@@ -5,6 +5,7 @@
 #include "base/error.hpp"
 #include "base/event_log.hpp"
 #include "base/event_loop.hpp"
+#include "base/fd.hpp"
 #include "base/log.hpp"
 #include "base/running_clock.hpp"
 #include "devices/bus.hpp"
@@ -98,6 +99,7 @@ private:
     Result<void> add_platform_devices(SerialLine& console);
     Result<void> add_virtio_devices();
     Result<void> show_pci_configuration();
+    Result<void> ignore_legacy_configuration();
     Result<void> add_virtio(std::unique_ptr<virtio::VirtioDevice> device);
     Result<void> add_port_device(const layout::Ports& ports, std::unique_ptr<Device> device);
     Result<void> create_vcpus(const System& system);
@@ -130,6 +132,7 @@ private:
     Bus m_mmio;
     std::unique_ptr<Interrupts> m_interrupts;
     KvmDoorbells m_doorbells;
+    Fd m_ignored_writes; // counts them, for nobody
     std::unique_ptr<InterruptLine> m_console_interrupt;
     std::unique_ptr<InterruptLine> m_button_interrupt;
     std::unique_ptr<Serial> m_serial;

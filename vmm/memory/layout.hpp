@@ -99,6 +99,8 @@ constexpr Ports pvpanic_ports{"pvpanic", 0x505, 1, "QEMU's port; ACPI tells it a
 constexpr Ports sleep_ports{"ACPI sleep", 0x600, 2, "sleep control, sleep status: ACPI 6.4, 4.8.3.7"};
 // SLP_TYP of the DSDT's \_S5 and of the register behind sleep_ports.
 constexpr uint8_t soft_off_sleep_type = 5;
+constexpr Ports legacy_config_ports{"PCI configuration address", 0xcf8, 4,
+                                    "nothing decodes it: kernels write it before they know ECAM"};
 constexpr Ports reset_ports{"reset control", 0xcf9, 1, "FADT RESET_REG, value 6"};
 
 // Global system interrupts. 0..23 are I/O APIC pins; message-signalled vectors start behind them.
