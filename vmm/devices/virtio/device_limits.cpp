@@ -1,25 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/virtio/device_limits.hpp"
 
+#include "base/fd.hpp"
+
+#include <algorithm>
+#include <array>
 #include <charconv>
 #include <concepts>
-#include <fstream>
+#include <fcntl.h>
 #include <unistd.h>
 
 namespace casemate::virtio {
 namespace {
 
-// A file with one decimal number; nullopt when it is missing or has something else.
+// A file whose first line is a decimal number; nullopt when it is missing or has something else.
 template <std::unsigned_integral T>
 std::optional<T> read_number(const std::string& path) {
-    std::ifstream file(path);
-    std::string line;
-    if (!std::getline(file, line))
+    const auto file = open_file(path.c_str(), O_RDONLY);
+    std::array<char, 32> buffer{}; // more than a number of 64 bits and the end of its line
+    const ssize_t count = file ? read(file->get(), buffer.data(), buffer.size()) : -1;
+    if (count <= 0)
+        return std::nullopt;
+    const char* const begin = buffer.data();
+    const char* const end = begin + count;
+    const char* const line_end = std::find(begin, end, '\n');
+    if (line_end == end && static_cast<size_t>(count) == buffer.size())
         return std::nullopt;
     T value = 0;
-    const char* const end = line.data() + line.size();
-    const auto [stop, error] = std::from_chars(line.data(), end, value);
-    return error == std::errc() && stop == end ? std::optional(value) : std::nullopt;
+    const auto [stop, error] = std::from_chars(begin, line_end, value);
+    return error == std::errc() && stop == line_end ? std::optional(value) : std::nullopt;
 }
 
 } // namespace
