@@ -89,6 +89,10 @@ int Error::number() const {
     return 0;
 }
 
+bool Error::is_limit() const {
+    return number() == EAGAIN || *hint_for(number()) != '\0';
+}
+
 std::string Error::message() const {
     std::string text;
     std::string hints;
@@ -102,7 +106,8 @@ std::string Error::message() const {
         if (!error->hint.empty())
             hints += "; " + error->hint;
     }
-    return text + (hints.empty() ? hint_for(number()) : hints);
+    const bool of_files = number() == EMFILE || number() == ENFILE;
+    return text + (hints.empty() || of_files ? hint_for(number()) : hints);
 }
 
 } // namespace casemate

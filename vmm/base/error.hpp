@@ -41,9 +41,12 @@ public:
     Blame blame() const;
     // errno of this error or of the nearest cause that has one; 0 when none has.
     int number() const;
+    // Whether the process or the host has met a limit on files, memory or threads (number() is EMFILE,
+    // ENFILE, ENOMEM or EAGAIN). It tells nothing about what was tried.
+    bool is_limit() const;
 
-    // One line: outermost first, joined by ": ", the hints after "; "; where there is none, what helps
-    // against a limit on files or memory.
+    // One line: outermost first, joined by ": ", the hints after "; ". What helps against a limit on files
+    // stands instead of them, against one on memory where there is none.
     std::string message() const;
 
 private:

@@ -137,7 +137,7 @@ Result<void> Machine::filter_msrs() {
 // Throwaway VMs tell.
 Result<Machine::ProtectionChoice> Machine::choose_protection(const System& system) {
     if (!m_config.protect.empty()) {
-        const ProtectionTrial trial = try_protection(system, m_config.protect);
+        const ProtectionTrial trial = TRY(try_protection(system, m_config.protect));
         if (trial.report.store == StoreReport::none)
             return fail(
                 Error("a guest's store to memory with the protection asked for is not stopped here: " +
@@ -149,7 +149,7 @@ Result<Machine::ProtectionChoice> Machine::choose_protection(const System& syste
     for (const ProtectionKind kind : protection_kinds) {
         if (!is_offered(kind, m_vm))
             continue;
-        const ProtectionTrial trial = try_protection(system, {&kind, 1});
+        const ProtectionTrial trial = TRY(try_protection(system, {&kind, 1}));
         if (!stops_stores(trial.report))
             continue;
         m_throwaway = trial.throwaway;
@@ -179,7 +179,7 @@ Result<Machine::ProtectionChoice> Machine::offer_locks(const System& system) {
                 .hint("use Linux 5.14 or later, or --locks off"));
     auto choice = choose_protection(system);
     if (!choice)
-        return m_config.protect.empty() ? do_without(choice.error()) : choice;
+        return m_config.protect.empty() && !choice.error().is_limit() ? do_without(choice.error()) : choice;
     TRY(m_vm.enable_capability(KVM_CAP_EXIT_HYPERCALL, map_gpa_range));
     // Else KVM overwrites the other vendor's hypercall instruction, in text that may be locked.
     if ((m_vm.check_extension(KVM_CAP_DISABLE_QUIRKS2) & KVM_X86_QUIRK_FIX_HYPERCALL_INSN) != 0)

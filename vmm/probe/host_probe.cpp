@@ -242,8 +242,10 @@ Result<void> probe_walk(ProbeGuest& guest, ProtectionReport& report, GrowingRepo
 // What fails leaves its answer's default: untested, not tolerated.
 Result<void> probe_protection(const System& system, std::span<const ProtectionKind> kinds,
                               ProtectionTrial& trial) {
-    const auto guest = ProbeGuest::create(system, kinds);
+    auto guest = ProbeGuest::create(system, kinds);
     if (!guest) {
+        if (guest.error().is_limit())
+            return fail(std::move(guest).error());
         trial.report.store = StoreReport::missing;
         trial.report.store_note = guest.error().message();
         return {};
@@ -384,9 +386,11 @@ std::optional<int> io_uring_policy() {
 
 } // namespace
 
-ProtectionTrial try_protection(const System& system, std::span<const ProtectionKind> kinds) {
+Result<ProtectionTrial> try_protection(const System& system, std::span<const ProtectionKind> kinds) {
     ProtectionTrial trial;
-    std::ignore = probe_protection(system, kinds, trial);
+    auto done = probe_protection(system, kinds, trial);
+    if (!done && done.error().is_limit())
+        return fail(Error("try out the protection of memory").because_of(std::move(done).error()));
     return trial;
 }
 

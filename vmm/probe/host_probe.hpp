@@ -20,8 +20,9 @@ struct ProtectionTrial {
     std::shared_ptr<void> throwaway;
 };
 // What these kinds of protection, as layers, do here: a guest's store, and its walk of protected page tables,
-// in one throwaway VM. A few milliseconds, a second of CPU time if it hangs. `system` is an open KVM.
-ProtectionTrial try_protection(const System& system, std::span<const ProtectionKind> kinds);
+// in one throwaway VM. A few milliseconds, a second of CPU time if it hangs. `system` is an open KVM. Fails
+// where a limit kept it from being tried.
+Result<ProtectionTrial> try_protection(const System& system, std::span<const ProtectionKind> kinds);
 
 // Whether guests run here at a useful speed. Where the CPU has VMX or SVM this costs a CPUID instruction;
 // elsewhere a probe guest is timed, for up to a second of CPU time. `system` is an open KVM.

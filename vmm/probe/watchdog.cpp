@@ -46,7 +46,8 @@ Result<std::thread> start_with_signals_blocked(std::function<void()> body) {
     try {
         result = std::thread(std::move(body));
     } catch (const std::system_error& error) {
-        result = fail(Error::system("start a probe thread", error.code().value()));
+        result = fail(
+            Error::system("start a probe thread", error.code().value()).hint("raise the limit on processes"));
     }
     pthread_sigmask(SIG_SETMASK, &previous, nullptr);
     return result;

@@ -60,8 +60,10 @@ TEST_CASE("a limit that is met says which to raise, unless there is better advic
           "open disk: Too many open files; raise the limit on open files (ulimit -n)");
     CHECK(Error("start").because_of(Error::system("mmap", ENOMEM)).message().find("ulimit -v") !=
           std::string::npos);
-    CHECK(Error::system("open", EMFILE).hint("close some").message() ==
-          "open: Too many open files; close some");
+    CHECK(Error::system("mmap", ENOMEM).hint("give less").message() ==
+          "mmap: Cannot allocate memory; give less");
+    CHECK(Error::system("open /dev/kvm", EMFILE).hint("load it").message() ==
+          "open /dev/kvm: Too many open files; raise the limit on open files (ulimit -n)");
     CHECK(Error::system("open", ENOENT).message() == "open: No such file or directory");
 }
 
@@ -71,6 +73,10 @@ TEST_CASE("who meets a limit is not to blame for what he asked for") {
     for (const int number : {EMFILE, ENFILE, ENOMEM})
         CHECK(Error::system("open disk", number).blame(Blame::usage).blame() == Blame::host);
     CHECK(Error::system("open disk", ENOENT).blame(Blame::usage).blame() == Blame::usage);
+    for (const int number : {EMFILE, ENFILE, ENOMEM, EAGAIN})
+        CHECK(Error("start").because_of(Error::system("try", number)).is_limit());
+    CHECK_FALSE(Error::system("try", EINVAL).is_limit());
+    CHECK_FALSE(Error("try").is_limit());
 }
 
 } // namespace casemate

@@ -100,7 +100,7 @@ TEST_CASE("a protection that is not offered cannot be had, and one that works wa
     const auto vm = system->create_vm();
     REQUIRE(vm);
     for (const ProtectionKind kind : protection_kinds) {
-        const ProtectionTrial trial = try_protection(*system, {&kind, 1});
+        const ProtectionTrial trial = try_protection(*system, {&kind, 1}).value();
         CHECK(is_offered(kind, *vm) == (trial.report.store != StoreReport::missing));
         CHECK((trial.throwaway != nullptr) == (trial.report.store != StoreReport::missing));
         if (kind == ProtectionKind::slots)
