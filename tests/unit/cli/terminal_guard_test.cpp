@@ -19,6 +19,11 @@
 namespace casemate {
 namespace {
 
+#ifndef __has_feature // clang's; GCC 12 has none
+#define __has_feature(name) 0
+#endif
+constexpr bool runs_under_tsan = __has_feature(thread_sanitizer);
+
 struct Pty {
     Fd user;
     Fd tty;
@@ -87,6 +92,8 @@ TEST_CASE("the terminal is restored whatever signal ends the process, with its w
         if (number == SIGKILL || number == SIGSTOP || number == SIGTSTP || number == SIGTTIN ||
             number == SIGTTOU)
             continue;
+        if (runs_under_tsan && (number == 32 || number == 33))
+            continue; // TSan runs no handler that its sigaction(2) has not seen, and glibc's refuses these
         CAPTURE(number);
         // What the kernel makes of it without us.
         const pid_t plain = fork();
@@ -108,7 +115,7 @@ TEST_CASE("the terminal is restored whatever signal ends the process, with its w
         }
         CHECK_FALSE(pty.is_raw());
     }
-    CHECK(ended == 53);
+    CHECK(ended == (runs_under_tsan ? 51 : 53));
 }
 
 TEST_CASE("the terminal is restored by exit, by an exception that nobody catches, and by who asks for it") {
