@@ -89,7 +89,7 @@ constexpr size_t identity_bytes = 20;
 // The greatest request is what a driver that keeps these two can build. It bounds what a reset or a lock has
 // to wait for; without it one request could name all of RAM a hundred times.
 constexpr uint32_t max_segments = Blk::queue_size - 2;
-constexpr uint32_t max_segment_bytes = 256_KiB;
+constexpr uint32_t max_segment_bytes = 128_KiB;
 constexpr uint64_t max_data_bytes = uint64_t{max_segments} * max_segment_bytes;
 // Where there is no command for them the zeroes are written out, which takes its time.
 constexpr uint64_t max_write_zeroes_bytes = 64_MiB;

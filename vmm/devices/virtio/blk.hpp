@@ -29,7 +29,7 @@ public:
     Blk(std::string name, std::unique_ptr<Disk> disk, const GuestMemory& memory, const Log& log);
     // Destroyed on the I/O thread or when that does not run.
 
-    static constexpr uint16_t queue_size = 128;
+    static constexpr uint16_t queue_size = 256;
     // No request is taken from the ring while so much data is under way: what a lock and a reset wait for is
     // less than this and one request. After so much, or queue_size requests, other work of the I/O thread has
     // its turn.

@@ -663,21 +663,21 @@ TEST_CASE("a request larger than the limits offered is refused") {
     f.disk = fake.get();
     f.blk = std::make_unique<Blk>("disk0", std::move(fake), f.memory, f.log);
     f.activate(flush);
-    const uint32_t most = 126 * 256 * 1024;
-    std::vector<Buffer> data(63, {0x50000, 0x80000, false}); // the same RAM again and again
+    const uint32_t most = (Blk::queue_size - 2) * 128 * 1024;
+    std::vector<Buffer> data(127, {0x50000, 0x40000, false}); // the same RAM again and again
     f.put_header(type_out, 0);
     std::vector<Buffer> chain{{header_at, 16}};
     chain.insert(chain.end(), data.begin(), data.end());
     chain.push_back({status_at, 1, true});
     // An indirect table may be as long as the queue: use a queue that takes it.
-    DriverQueue driver(f.memory, 0x20000, 128);
+    DriverQueue driver(f.memory, 0x20000, 256);
     f.queue = Queue::create(f.memory, driver.setup()).value();
     f.activate(flush);
     driver.add(chain);
     f.kick();
     CHECK(f.status() == ok);
     CHECK(driver.take_used());
-    CHECK(uint64_t{63} * 0x80000 == most);
+    CHECK(uint64_t{127} * 0x40000 == most);
     chain.insert(chain.begin() + 1, {data_at, 512});
     f.put_header(type_out, 0);
     driver.add(chain);
