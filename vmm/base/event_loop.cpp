@@ -1,11 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/event_loop.hpp"
 
-#include <array>
 #include <cerrno>
-#include <sys/epoll.h>
+#include <chrono>
+#include <sched.h>
+#include <utility>
 
 namespace casemate {
+namespace {
+
+int usable_cpus() {
+    cpu_set_t cpus;
+    return sched_getaffinity(0, sizeof(cpus), &cpus) == 0 ? CPU_COUNT(&cpus) : 1;
+}
+
+} // namespace
 
 EventLoop::EventLoop(Fd epoll, Fd wake)
     : m_epoll(std::move(epoll))
@@ -43,30 +52,51 @@ void EventLoop::remove(int descriptor) {
     m_handlers.erase(descriptor);
 }
 
-int EventLoop::handle_ready(int timeout_ms) {
-    std::array<epoll_event, 16> events;
-    const int count = epoll_wait(m_epoll.get(), events.data(), events.size(), timeout_ms);
-    for (int i = 0; i < count && !m_stopping; ++i) {
+int EventLoop::wait(Events& ready, int timeout_ms) {
+    return epoll_wait(m_epoll.get(), ready.data(), static_cast<int>(ready.size()), timeout_ms);
+}
+
+int EventLoop::poll_then_wait(Events& ready) {
+    const auto begin = std::chrono::steady_clock::now();
+    const auto waited = [begin] { return std::chrono::steady_clock::now() - begin; };
+    int count = 0;
+    while (count == 0 && waited() < m_poll_window.length())
+        count = wait(ready, 0);
+    if (count == 0)
+        count = wait(ready, -1);
+    m_poll_window.waited(waited());
+    return count;
+}
+
+void EventLoop::handle(const Events& ready, int count) {
+    for (size_t i = 0; std::cmp_less(i, count) && !m_stopping; ++i) {
         std::shared_ptr<Handler> handler;
         {
             const std::lock_guard lock(m_mutex);
-            const auto found = m_handlers.find(events[static_cast<size_t>(i)].data.fd);
+            const auto found = m_handlers.find(ready[i].data.fd);
             if (found != m_handlers.end())
                 handler = found->second;
         }
         if (handler)
-            (*handler)(events[static_cast<size_t>(i)].events);
+            (*handler)(ready[i].events);
     }
-    return count;
 }
 
 void EventLoop::run() {
-    while (!m_stopping)
-        handle_ready(-1);
+    // Whoever makes the next event ready needs a CPU meanwhile.
+    const bool may_poll = usable_cpus() > 1;
+    Events ready;
+    while (!m_stopping) {
+        const bool soon = std::exchange(m_next_is_soon, false);
+        handle(ready, soon && may_poll ? poll_then_wait(ready) : wait(ready, -1));
+    }
 }
 
 bool EventLoop::poll() {
-    return handle_ready(0) > 0;
+    Events ready;
+    const int count = wait(ready, 0);
+    handle(ready, count);
+    return count > 0;
 }
 
 void EventLoop::stop() {

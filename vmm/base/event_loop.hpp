@@ -4,12 +4,15 @@
 
 #include "base/error.hpp"
 #include "base/fd.hpp"
+#include "base/poll_window.hpp"
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <sys/epoll.h>
 #include <unordered_map>
 
 namespace casemate {
@@ -41,14 +44,23 @@ public:
     // Calls the handlers of what is ready now and returns whether there were any: for a caller with a loop of
     // its own, who takes the place of the loop's thread.
     bool poll();
+    // On the loop's thread: the next event is likely within microseconds, so run() may poll for it before it
+    // sleeps, for a time that adapts (PollWindow).
+    void expect_next_soon() { m_next_is_soon = true; }
 
 private:
     EventLoop(Fd epoll, Fd wake);
-    int handle_ready(int timeout_ms);
+    using Events = std::array<epoll_event, 16>;
+    // What is ready, and how much; -1 with errno.
+    int wait(Events& ready, int timeout_ms);
+    int poll_then_wait(Events& ready);
+    void handle(const Events& ready, int count);
 
     Fd m_epoll;
     Fd m_wake;
     std::atomic<bool> m_stopping = false;
+    bool m_next_is_soon = false; // this and the next: the loop's thread alone
+    PollWindow m_poll_window;
     std::mutex m_mutex; // guards m_handlers; never held while a handler runs
     std::unordered_map<int, std::shared_ptr<Handler>> m_handlers;
 };

@@ -368,6 +368,8 @@ bool DiskFile::find_other_step(Job& job, int error) {
 }
 
 void DiskFile::finish(uint32_t tag, int result) {
+    // Who waited for it may have the next request.
+    m_loop->expect_next_soon();
     Job& job = m_jobs[tag];
     const bool moves_data = job.step == Step::read || job.step == Step::write;
     if (result == -EINTR || result == -EAGAIN || (result < 0 && find_other_step(job, -result))) {
