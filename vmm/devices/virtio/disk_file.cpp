@@ -197,8 +197,11 @@ void DiskFile::take_zeroes(Job& job) {
 }
 
 void DiskFile::start() {
-    // Bounds the turn, also against completions that bring new pieces without end.
-    uint64_t begun = 0;
+    start_after(0);
+}
+
+// `begun`: bytes of this turn. Bounds it, also against completions that bring new pieces without end.
+void DiskFile::start_after(uint64_t begun) {
     const auto may_begin = [&] {
         return !m_queued.empty() && begun < most_bytes_in_flight && m_bytes_in_flight < most_bytes_in_flight;
     };
@@ -414,13 +417,15 @@ void DiskFile::handle_event() {
     consume_event(m_event);
     // One piece that may wait: the loop's other descriptors wait meanwhile. start() asks for the next turn.
     std::deque<uint32_t>& here = m_ring != nullptr ? m_waiting : m_queued;
+    uint64_t begun = 0;
     if (!here.empty()) {
         const uint32_t tag = here.front();
         here.pop_front();
+        begun = m_jobs[tag].piece_bytes;
         finish(tag, perform(m_jobs[tag]));
     }
     reap();
-    start();
+    start_after(begun);
     m_client->disk_batch_done();
 }
 

@@ -86,6 +86,7 @@ private:
     static void take_vectors(Job& job);
     static void take_zeroes(Job& job);
 
+    void start_after(uint64_t begun);
     // Three ways to have the piece done.
     bool do_at_once(uint32_t tag);
     void hand_to_ring(uint32_t tag);
