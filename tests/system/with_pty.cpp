@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs a program on a new terminal: our stdin is what is typed there, our stdout what it shows; its stderr is
 // ours. Says on stderr when the program has made the terminal raw, and whether it left the terminal's
-// settings as it found them. Exits as it exits.
+// settings as it found them. Exits as it exits, or with 125 if it is itself that fails.
+#include "programs/failure.hpp"
+
 #include <csignal>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <poll.h>
 #include <pty.h>
@@ -14,42 +15,38 @@
 
 namespace {
 
+using failure::must;
+
 bool copy(int from, int to) {
     char buffer[4096];
     const ssize_t count = read(from, buffer, sizeof buffer);
     return count > 0 && write(to, buffer, static_cast<size_t>(count)) == count;
 }
 
-[[noreturn]] void die(const char* what) {
-    std::perror(what);
-    std::exit(125);
-}
-
 } // namespace
 
 int main(int argc, char** argv) {
+    failure::set_manner({.prefix = "with-pty: ", .descriptor = STDERR_FILENO, .status = 125});
+    if (argc < 2)
+        failure::fail("usage: with-pty PROGRAM [ARGUMENT]...");
+    const int messages = must("dup", dup(STDERR_FILENO));
     int master = -1;
     int terminal = -1;
-    const int messages = dup(2);
-    if (argc < 2 || messages < 0 || openpty(&master, &terminal, nullptr, nullptr, nullptr) < 0)
-        die("with-pty");
+    must("openpty", openpty(&master, &terminal, nullptr, nullptr, nullptr));
     termios before{};
-    if (tcgetattr(terminal, &before) < 0)
-        die("with-pty: tcgetattr");
+    must("tcgetattr", tcgetattr(terminal, &before));
 
-    const pid_t child = fork();
-    if (child < 0)
-        die("with-pty: fork");
+    const pid_t child = must("fork", fork());
     if (child == 0) {
         close(master);
-        if (login_tty(dup(terminal)) < 0 || dup2(messages, 2) < 0)
-            die("with-pty: login_tty");
+        must("login_tty", login_tty(must("dup", dup(terminal))));
+        must("dup2", dup2(messages, STDERR_FILENO));
         close(terminal);
         // What a shell without job control has in the background ignores these.
         (void)std::signal(SIGINT, SIG_DFL);
         (void)std::signal(SIGQUIT, SIG_DFL);
         execvp(argv[1], argv + 1);
-        die(argv[1]);
+        failure::fail_with_errno("%s", argv[1]);
     }
 
     // We keep `terminal` open to look at its settings afterwards, so its end is the child's end.
@@ -74,8 +71,7 @@ int main(int argc, char** argv) {
         copy(master, 1);
 
     termios after{};
-    if (tcgetattr(terminal, &after) < 0)
-        die("with-pty: tcgetattr");
+    must("tcgetattr", tcgetattr(terminal, &after));
     const bool restored = before.c_iflag == after.c_iflag && before.c_oflag == after.c_oflag &&
                           before.c_cflag == after.c_cflag && before.c_lflag == after.c_lflag &&
                           std::memcmp(before.c_cc, after.c_cc, sizeof before.c_cc) == 0;

@@ -81,6 +81,8 @@ def start_here(o, results, commands, before_kvm_run):
 
 
 def reason_of(text):
-    """What a program has said of its failure: the line that calls itself an error, or the last one."""
-    lines = [line.strip() for line in text.splitlines() if not line.startswith("before-kvm-run:")]
+    """What a program has said of its failure: the line that calls itself an error, or the last one. The words of
+    who started it count where it has said nothing."""
+    said = [line.strip() for line in text.splitlines()]
+    lines = [line for line in said if not line.startswith("before-kvm-run:")] or said
     return next((line for line in lines if line.lower().startswith("error")), lines[-1] if lines else "it says nothing")

@@ -2,7 +2,6 @@
 // A disk's tasks. A transfer that is not whole is a failure, not a short time.
 #include "io.hpp"
 
-#include <cerrno>
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -19,7 +18,7 @@ constexpr unsigned write_rounds = 4;
 int open_disk(const char* file, int flags) {
     const int disk = open(file, flags | O_CLOEXEC);
     if (disk < 0)
-        fail("open %s", file);
+        fail_with_errno("open %s", file);
     return disk;
 }
 
@@ -30,7 +29,6 @@ uint64_t size_of(int disk) {
 
 void must_hold(int disk, uint64_t bytes) {
     const uint64_t size = size_of(disk);
-    errno = 0;
     if (size < bytes)
         fail("the disk has %llu bytes, the task needs %llu", static_cast<unsigned long long>(size),
              static_cast<unsigned long long>(bytes));
@@ -40,7 +38,6 @@ void must_hold(int disk, uint64_t bytes) {
 void whole(const char* call, ssize_t count, uint64_t wanted) {
     if (static_cast<uint64_t>(must(call, count)) == wanted)
         return;
-    errno = 0;
     fail("%s: %zd of %llu bytes", call, count, static_cast<unsigned long long>(wanted));
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the tasks of bench-io share: how they fail, and how they tell their time.
+// What the tasks of bench-io share: how they tell their time.
 #pragma once
+
+#include "programs/failure.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -9,16 +11,7 @@ namespace io {
 
 constexpr uint64_t mib = 1U << 20U;
 
-// Says what failed, with errno when it is set, and ends this process with status 1.
-[[noreturn, gnu::format(printf, 1, 2)]] void fail(const char* format, ...);
-
-// A system call's result, which has to be 0 or more.
-template <typename T>
-T must(const char* call, T result) {
-    if (result < 0)
-        fail("%s", call);
-    return result;
-}
+using failure::check, failure::fail, failure::fail_with_errno, failure::must;
 
 // Seconds of CLOCK_MONOTONIC.
 double now();

@@ -4,7 +4,6 @@
 #include "io.hpp"
 
 #include <cerrno>
-#include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -15,18 +14,6 @@
 #include <unistd.h>
 
 namespace io {
-
-void fail(const char* format, ...) {
-    const int error = errno;
-    char what[256];
-    va_list arguments;
-    va_start(arguments, format);
-    (void)std::vsnprintf(what, sizeof what, format, arguments);
-    va_end(arguments);
-    dprintf(STDOUT_FILENO, "bench: failed %s%s%s\n", what, error != 0 ? ": " : "",
-            error != 0 ? std::strerror(error) : "");
-    _exit(1);
-}
 
 double now() {
     timespec time{};
@@ -64,7 +51,7 @@ std::byte* buffer(size_t bytes) {
     void* memory = nullptr;
     errno = posix_memalign(&memory, 4096, bytes);
     if (errno != 0)
-        fail("%zu bytes of memory", bytes);
+        fail_with_errno("%zu bytes of memory", bytes);
     std::memset(memory, 0x5a, bytes);
     return static_cast<std::byte*>(memory);
 }
@@ -80,7 +67,6 @@ constexpr const char* usage = "usage: bench-io reads FILE COUNT\n"
 uint64_t number(const char* text) {
     char* end = nullptr;
     const uint64_t value = std::strtoull(text, &end, 10);
-    errno = 0;
     if (value == 0 || value > 1'000'000 || *end != 0)
         fail("'%s' is not a number from 1 to 1000000", text);
     return value;
@@ -89,7 +75,6 @@ uint64_t number(const char* text) {
 Way way(const char* text) {
     if (std::string_view(text) == "send")
         return Way::send;
-    errno = 0;
     if (std::string_view(text) != "receive")
         fail("'%s' is neither send nor receive", text);
     return Way::receive;
@@ -118,6 +103,7 @@ bool run(std::span<char*> words) {
 } // namespace io
 
 int main(int argc, char** argv) {
+    failure::set_manner({.prefix = "bench: failed ", .descriptor = STDOUT_FILENO, .status = 1});
     const std::span<char*> words(argv, static_cast<size_t>(argc));
     if (words.empty() || !io::run(words.subspan(1))) {
         (void)std::fputs(io::usage, stderr);

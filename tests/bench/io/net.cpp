@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <arpa/inet.h>
 #include <array>
-#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <ctime>
@@ -28,7 +27,6 @@ sockaddr_in address_of(const char* text, uint16_t at_port) {
     sockaddr_in address{};
     address.sin_family = AF_INET;
     address.sin_port = htons(at_port);
-    errno = 0;
     if (inet_pton(AF_INET, text, &address.sin_addr) != 1)
         fail("'%s' is no IPv4 address", text);
     return address;
@@ -44,9 +42,7 @@ void send_all(int connection, uint64_t bytes) {
     for (uint64_t left = bytes; left != 0;)
         left -= some("send", send(connection, memory, std::min<uint64_t>(left, piece), MSG_NOSIGNAL));
     must("shutdown", shutdown(connection, SHUT_WR));
-    errno = 0;
-    if (some("recv", recv(connection, memory, piece, 0)) != 0)
-        fail("the receiver sent something");
+    check(some("recv", recv(connection, memory, piece, 0)) == 0, "the receiver sent something");
 }
 
 void receive_all(int connection, uint64_t bytes) {
@@ -54,7 +50,6 @@ void receive_all(int connection, uint64_t bytes) {
     uint64_t have = 0;
     while (const size_t count = some("recv", recv(connection, memory, piece, 0)))
         have += count;
-    errno = 0;
     if (have != bytes)
         fail("%llu of %llu bytes", static_cast<unsigned long long>(have),
              static_cast<unsigned long long>(bytes));

@@ -101,7 +101,7 @@ void slots(unsigned rounds) {
     (void)std::snprintf(word, sizeof word, "%u", number);
     std::array<char*, 4> words{const_cast<char*>(self), const_cast<char*>(answer_word), word, nullptr};
     execv(self, words.data());
-    fail("execv");
+    fail_with_errno("execv");
 }
 
 // One thread runs a program while others end, come, or work.

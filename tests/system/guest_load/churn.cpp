@@ -2,7 +2,6 @@
 // Processes of all kinds that come and go at random.
 #include "load.hpp"
 
-#include <cerrno>
 #include <csignal>
 #include <cstdint>
 #include <fcntl.h>
@@ -59,10 +58,8 @@ void churn(unsigned rounds) {
         }
         int status = 0;
         must("waitpid", waitpid(child, &status, 0));
-        if (status != 0 && !(kills && status == SIGKILL)) {
-            errno = 0;
+        if (status != 0 && !(kills && status == SIGKILL))
             fail("%s ended with %#x", name, static_cast<unsigned>(status));
-        }
         (void)kill(-child, SIGKILL);
         while (waitpid(-1, nullptr, 0) > 0) {
         }

@@ -119,7 +119,7 @@ void namespaces(unsigned rounds) {
 
 void set(const std::string& path, const char* value) {
     if (!write_file(path.c_str(), value))
-        fail("writing %s to %s", value, path.c_str());
+        fail_with_errno("writing %s to %s", value, path.c_str());
 }
 
 void await_line(const std::string& path, const char* line) {

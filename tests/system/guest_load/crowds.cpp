@@ -86,10 +86,8 @@ void exhaust(unsigned rounds) {
             dprintf(STDOUT_FILENO, "workload: exhaust found room for %zu processes, then %s\n", room,
                     std::strerror(error));
         }
-        if (crowd.size() != room) {
-            errno = 0;
+        if (crowd.size() != room)
             fail("room for %zu processes, then for %zu", room, crowd.size());
-        }
     }
 }
 
@@ -165,10 +163,8 @@ void charge(unsigned rounds) {
     must("cgroup", stat("/sys/fs/cgroup/charged", &group));
     const Range range = arena();
     const auto expect = [&](size_t want, const char* when) {
-        if (const size_t found = charged(range, group.st_ino); found != want) {
-            errno = 0;
+        if (const size_t found = charged(range, group.st_ino); found != want)
             fail("%zu roots are charged %s, not %zu", found, when, want);
-        }
     };
     expect(1, "before");
     {

@@ -212,15 +212,11 @@ void surviving(unsigned) {
     check(!sizes.empty(), "no file is left");
     const unsigned last = sizes.rbegin()->first;
     for (unsigned number = last > files_kept ? last - files_kept + 1 : 1; number <= last; ++number)
-        if (!sizes.contains(number)) {
-            errno = 0;
+        if (!sizes.contains(number))
             fail("file %u of %s is gone, and %u is there", number, place.name.c_str(), last);
-        }
     for (const auto& [number, size] : sizes)
-        if (!holds(place, file_name(number, size), number, size)) {
-            errno = 0;
+        if (!holds(place, file_name(number, size), number, size))
             fail("file %u of %s is not as it was", number, place.name.c_str());
-        }
     dprintf(STDOUT_FILENO, "surviving %s %u\n", place.name.c_str(), last);
 }
 

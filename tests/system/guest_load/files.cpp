@@ -95,10 +95,8 @@ void walk(unsigned rounds) {
     static Walk all;
     all.directory("/proc");
     all.directory("/sys");
-    if (all.had_bytes < rounds) {
-        errno = 0;
+    if (all.had_bytes < rounds)
         fail("only %u of %u files have bytes", all.had_bytes, all.opened);
-    }
 }
 
 struct Setting {
@@ -132,7 +130,7 @@ constexpr Setting settings[] = {
 std::string setting(const char* path) {
     std::array<char, 256> text{};
     if (read_file(path, text) < 0)
-        fail("reading %s", path);
+        fail_with_errno("reading %s", path);
     std::string value = text.data();
     while (!value.empty() && value.back() == '\n')
         value.pop_back();
@@ -144,12 +142,11 @@ void sysctl(unsigned rounds) {
         const Setting& one = settings[i % std::size(settings)];
         const std::string before = setting(one.path);
         if (!write_file(one.path, one.value))
-            fail("writing %s", one.path);
-        errno = 0;
+            fail_with_errno("writing %s", one.path);
         if (setting(one.path) != one.value)
             fail("%s does not keep what was written", one.path);
         if (!write_file(one.path, before.c_str()))
-            fail("writing %s back", one.path);
+            fail_with_errno("writing %s back", one.path);
     }
 }
 

@@ -97,7 +97,7 @@ void seccomp_filters(unsigned rounds) {
                 [&] {
                     filter_call(SYS_uname, SECCOMP_RET_ERRNO | 77, padding(i));
                     execl(self, self, answer_word, "9", nullptr);
-                    fail("execl");
+                    fail_with_errno("execl");
                 },
                 exited(9));
             break;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the steps of guest-load share: how they are listed, how they fail, and children that end as told.
+// What the steps of guest-load share: how they are listed, and children that end as told.
 #pragma once
+
+#include "programs/failure.hpp"
 
 #include <sys/types.h>
 
-#include <cerrno>
 #include <cstddef>
 #include <span>
 
@@ -29,24 +30,7 @@ std::span<const Step> disk_steps();
 // The step of any file, or null.
 const Step* find_step(const char* name);
 
-// Says what failed, with errno when it is set, and ends this process with status 1.
-[[noreturn, gnu::format(printf, 1, 2)]] void fail(const char* format, ...);
-
-// A system call's result, which has to be 0 or more.
-template <typename T>
-T must(const char* call, T result) {
-    if (result < 0)
-        fail("%s", call);
-    return result;
-}
-
-// Fails, without errno, unless `held`.
-inline void check(bool held, const char* what) {
-    if (held)
-        return;
-    errno = 0;
-    fail("%s", what);
-}
+using failure::check, failure::fail, failure::fail_with_errno, failure::must;
 
 inline constexpr int exited(int status) {
     return status << 8;

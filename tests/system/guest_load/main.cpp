@@ -5,18 +5,16 @@
 #include "load.hpp"
 
 #include <cerrno>
-#include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
+#include <string>
 #include <sys/wait.h>
 #include <unistd.h>
 
 namespace load {
 namespace {
-
-const char* running = "guest-load";
 
 constexpr decltype(&process_steps) files[] = {process_steps,   memory_steps, filter_steps,
                                               container_steps, file_steps,   address_space_steps,
@@ -41,25 +39,11 @@ const Step* find_step(const char* name) {
     return nullptr;
 }
 
-void fail(const char* format, ...) {
-    const int error = errno;
-    char what[256];
-    va_list arguments;
-    va_start(arguments, format);
-    (void)std::vsnprintf(what, sizeof what, format, arguments);
-    va_end(arguments);
-    dprintf(STDOUT_FILENO, "workload: %s failed: %s%s%s\n", running, what, error != 0 ? ": " : "",
-            error != 0 ? std::strerror(error) : "");
-    _exit(1);
-}
-
 void expect_end(pid_t child, int want) {
     int status = -1;
-    if (must("waitpid", waitpid(child, &status, 0)) != child || status != want) {
-        errno = 0;
+    if (must("waitpid", waitpid(child, &status, 0)) != child || status != want)
         fail("a child ended with %#x instead of %#x", static_cast<unsigned>(status),
              static_cast<unsigned>(want));
-    }
 }
 
 pid_t fork_child() {
@@ -108,7 +92,8 @@ int main(int argc, char** argv) {
     const Step* const step = find_step(argv[1]);
     if (step == nullptr)
         return usage();
-    running = step->name;
+    const std::string prefix = std::string("workload: ") + step->name + " failed: ";
+    failure::set_manner({.prefix = prefix.c_str(), .descriptor = STDOUT_FILENO, .status = 1});
     check(number > 0, "no rounds");
     step->run(static_cast<unsigned>(number));
     std::printf("workload: %s ok %lu\n", step->name, number);

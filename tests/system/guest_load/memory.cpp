@@ -24,7 +24,7 @@ constexpr size_t huge_page = 2UL << 20;
 std::byte* map(size_t bytes, int protection, int flags, int file = -1) {
     void* const address = mmap(nullptr, bytes, protection, flags | (file < 0 ? MAP_ANONYMOUS : 0), file, 0);
     if (address == MAP_FAILED)
-        fail("mmap");
+        fail_with_errno("mmap");
     return static_cast<std::byte*>(address);
 }
 

@@ -47,7 +47,7 @@ void fork_exec(unsigned rounds) {
         Answer answer(i % 100);
         const pid_t child = start_child([&] {
             execv(self, answer.words.data());
-            fail("execv");
+            fail_with_errno("execv");
         });
         expect_end(child, exited(static_cast<int>(i % 100)));
     }
@@ -60,7 +60,7 @@ void vfork_exec(unsigned rounds) {
         pid_t child = -1;
         errno = posix_spawn(&child, self, nullptr, nullptr, answer.words.data(), environ);
         if (errno != 0)
-            fail("posix_spawn");
+            fail_with_errno("posix_spawn");
         expect_end(child, exited(static_cast<int>(i % 100)));
     }
 }
@@ -182,7 +182,7 @@ void trace(unsigned rounds) {
         errno = 0;
         const long code = ptrace(PTRACE_PEEKTEXT, child, text, nullptr);
         if (errno != 0)
-            fail("PTRACE_PEEKTEXT");
+            fail_with_errno("PTRACE_PEEKTEXT");
         must("PTRACE_POKETEXT", ptrace(PTRACE_POKETEXT, child, text, (code & ~0xffL) | breakpoint));
         must("PTRACE_CONT", ptrace(PTRACE_CONT, child, nullptr, nullptr));
         expect_stop(child, SIGTRAP);
