@@ -1,18 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "machine/config_check.hpp"
 
-#include "base/fd.hpp"
-#include "base/file_kind.hpp"
 #include "devices/pci_host.hpp"
 
-#include <algorithm>
-#include <array>
 #include <cerrno>
-#include <fcntl.h>
 #include <fmt/core.h>
+#include <span>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <utility>
+#include <vector>
 
 namespace casemate {
 namespace {
@@ -20,14 +17,17 @@ namespace {
 // A file by what it is, whatever its name. A block device has several nodes.
 struct Identity {
     bool known = false;
+    bool missing = false;
     bool block = false;
     dev_t device = 0;
     ino_t inode = 0;
 
     static Identity of(const std::string& path) {
         struct stat status{};
-        if (path.empty() || stat(path.c_str(), &status) != 0)
+        if (path.empty())
             return {};
+        if (stat(path.c_str(), &status) != 0)
+            return {.missing = errno == ENOENT};
         if (S_ISBLK(status.st_mode))
             return {.known = true, .block = true, .device = status.st_rdev};
         return {.known = S_ISREG(status.st_mode), .device = status.st_dev, .inode = status.st_ino};
@@ -50,11 +50,9 @@ bool exists(const std::string& path) {
     return access(path.c_str(), F_OK) == 0;
 }
 
-// A name with a comma is either a file's or a wrong option.
-Result<void> check_disk_name(const DiskConfig& disk) {
+// What may be wrong with the name of a disk that is not there: one with a comma may be a wrong option.
+Result<void> check_missing_disk(const DiskConfig& disk) {
     const size_t comma = disk.path.rfind(',');
-    if (exists(disk.path) || errno != ENOENT)
-        return {};
     const Error missing = Error::system("disk image " + disk.path, ENOENT).blame(Blame::usage);
     if (comma != std::string::npos && exists(disk.path.substr(0, comma)))
         return fail(Error(missing).hint(
@@ -65,24 +63,25 @@ Result<void> check_disk_name(const DiskConfig& disk) {
     return {};
 }
 
-Result<void> check_disks(const Config& config) {
-    std::vector<Identity> seen;
+// The disks' identities.
+Result<std::vector<Identity>> check_disks(const Config& config) {
+    std::vector<Identity> identities;
     for (size_t i = 0; i < config.disks.size(); ++i) {
         const DiskConfig& disk = config.disks[i];
-        TRY(check_disk_name(disk));
-        const Identity identity = Identity::of(disk.path);
+        identities.push_back(Identity::of(disk.path));
+        if (identities[i].missing)
+            TRY(check_missing_disk(disk));
         for (size_t j = 0; j < i; ++j) {
             const DiskConfig& other = config.disks[j];
-            if (seen[j].same(identity) && !(disk.read_only && other.read_only))
+            if (identities[j].same(identities[i]) && !(disk.read_only && other.read_only))
                 return fail(Error::usage(disk.path == other.path
                                              ? fmt::format("disk image {} is there twice", disk.path)
                                              : fmt::format("disk images {} and {} are the same file",
                                                            other.path, disk.path))
                                 .hint("two disks may share a file if both are read-only"));
         }
-        seen.push_back(identity);
     }
-    return {};
+    return identities;
 }
 
 Result<void> check_nets(const Config& config) {
@@ -99,54 +98,31 @@ Result<void> check_nets(const Config& config) {
     return {};
 }
 
-Result<void> check_events(const Config& config) {
+Result<void> check_events(const Config& config, std::span<const Identity> disks) {
     const Identity events = Identity::of(config.events_path);
-    std::vector<std::pair<const char*, std::string>> others{
-        {"the kernel", config.kernel}, {"the initrd", config.initrd}, {"the symbols", config.symbols_path}};
-    for (const DiskConfig& disk : config.disks)
-        others.emplace_back("a disk", disk.path);
-    for (const auto& [what, path] : others)
-        if (events.same(Identity::of(path)))
-            return fail(Error::usage(fmt::format("events would go into {}, {}", path, what))
-                            .hint("name another file for them"));
+    if (!events.known)
+        return {};
+    const auto check = [&](const char* what, const std::string& path, const Identity& other) -> Result<void> {
+        if (!events.same(other))
+            return {};
+        return fail(Error::usage(fmt::format("events would go into {}, {}", path, what))
+                        .hint("name another file for them"));
+    };
+    TRY(check("the kernel", config.kernel, Identity::of(config.kernel)));
+    TRY(check("the initrd", config.initrd, Identity::of(config.initrd)));
+    TRY(check("the symbols", config.symbols_path, Identity::of(config.symbols_path)));
+    for (size_t i = 0; i < disks.size(); ++i)
+        TRY(check("a disk", config.disks[i].path, disks[i]));
     return {};
-}
-
-// Every disk is raw, and what a guest wrote to its first sector must not keep it from its next start: so this
-// is said, and no reason to refuse.
-void tell_disk_format(const DiskConfig& disk, const Log& log) {
-    if (!Identity::of(disk.path).known)
-        return;
-    const auto file = open_file(disk.path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY);
-    std::array<std::byte, file_kind_start_bytes> buffer;
-    const ssize_t got = file ? pread(file->get(), buffer.data(), buffer.size(), 0) : -1;
-    if (got <= 0)
-        return;
-    const auto kind = file_kind(std::span(buffer).first(static_cast<size_t>(got)));
-    if (!kind)
-        return;
-    if (kind->family == FileKind::Family::disk_format)
-        log.host(
-            fmt::format("disk image {} begins as {}, and the guest gets its bytes as they are; if you mean "
-                        "the disk in it: qemu-img convert -O raw {} RAW",
-                        disk.path, kind->what, disk.path));
-    else if (kind->family == FileKind::Family::compressed)
-        log.host(
-            fmt::format("disk image {} begins as {}, and the guest gets its bytes as they are; if you mean "
-                        "what is in it, unpack it first",
-                        disk.path, kind->what));
 }
 
 } // namespace
 
-Result<void> check_config(const Config& config, const Log& log) {
+Result<void> check_config(const Config& config) {
     TRY(check_number_of_devices(config));
-    TRY(check_disks(config));
+    const auto disks = TRY(check_disks(config));
     TRY(check_nets(config));
-    TRY(check_events(config));
-    for (const DiskConfig& disk : config.disks)
-        tell_disk_format(disk, log);
-    return {};
+    return check_events(config, disks);
 }
 
 } // namespace casemate

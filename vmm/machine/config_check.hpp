@@ -3,14 +3,13 @@
 #pragma once
 
 #include "base/error.hpp"
-#include "base/log.hpp"
 #include "machine/config.hpp"
 
 namespace casemate {
 
 // A usage error for what cannot work: too many devices, one file or interface for two of them, events into a
-// file that is the guest's. What may be meant is a line in the log. Says nothing of files that are not there:
-// who opens them does.
-Result<void> check_config(const Config& config, const Log& log);
+// file that is the guest's. Of files that are not there it says only what is wrong with the name: who opens
+// them says the rest.
+Result<void> check_config(const Config& config);
 
 } // namespace casemate

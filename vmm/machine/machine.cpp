@@ -81,7 +81,7 @@ Machine::Machine(const Config& config, const Log& log, EventLoop& loop, Parts pa
 
 Result<std::unique_ptr<Machine>> Machine::create(const Config& config, const Log& log, EventLoop& loop,
                                                  SerialLine& console) {
-    TRY(check_config(config, log));
+    TRY(check_config(config));
     TRY(check_host_memory(config.memory_bytes));
     const System system = TRY(System::open());
     EventLog events = TRY(open_events(config.events_path, log));

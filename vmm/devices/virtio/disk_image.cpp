@@ -1,20 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/virtio/disk_image.hpp"
 
+#include "base/file_kind.hpp"
 #include "base/units.hpp"
 #include "devices/virtio/device_limits.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <linux/magic.h>
+#include <span>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
+#include <unistd.h>
 
 namespace casemate::virtio {
 namespace {
@@ -131,6 +135,26 @@ void measure_file(DiskImage& image, const struct stat& status) {
         properties.most_write_zeroes = properties.size;
 }
 
+// Every disk is raw, and what a guest wrote to its first sector must not keep it from its next start: so this
+// is said, and no reason to refuse.
+void tell_format(const DiskImage& image, const std::string& path, const Log& log) {
+    std::array<std::byte, file_kind_start_bytes> start;
+    const ssize_t got = pread(image.file.get(), start.data(), start.size(), 0);
+    const auto kind = file_kind(std::span(start).first(static_cast<size_t>(std::max<ssize_t>(got, 0))));
+    if (!kind)
+        return;
+    if (kind->family == FileKind::Family::disk_format)
+        log.host(
+            fmt::format("disk image {} begins as {}, and the guest gets its bytes as they are; if you mean "
+                        "the disk in it: qemu-img convert -O raw {} RAW",
+                        path, kind->what, path));
+    else if (kind->family == FileKind::Family::compressed)
+        log.host(
+            fmt::format("disk image {} begins as {}, and the guest gets its bytes as they are; if you mean "
+                        "what is in it, unpack it first",
+                        path, kind->what));
+}
+
 } // namespace
 
 Result<DiskImage> DiskImage::open(const std::string& path, bool read_only, const Log& log) {
@@ -159,6 +183,7 @@ Result<DiskImage> DiskImage::open(const std::string& path, bool read_only, const
             fmt::format("disk image {}: {} bytes are no whole number of 512-byte sectors: the guest does "
                         "not see the last {}; 'truncate -s %512' makes the last sector whole",
                         path, file_bytes, file_bytes - size));
+    tell_format(image, path, log);
     return image;
 }
 

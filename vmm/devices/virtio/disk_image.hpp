@@ -23,7 +23,7 @@ struct DiskImage {
     uint32_t first_granule = 0; // of discards, in bytes
 
     // One writer or many readers, other virtual machine monitors with the same habit included. Says on the
-    // log what of the image a guest will not see.
+    // log what of the image a guest will not see, and when it begins like a format that is not raw.
     static Result<DiskImage> open(const std::string& path, bool read_only, const Log& log);
 
     // Somebody truncated the file below its size at open().

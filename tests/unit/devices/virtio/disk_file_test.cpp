@@ -2,18 +2,17 @@
 #include "devices/virtio/disk_file.hpp"
 
 #include "io_thread.hpp"
+#include "temporary_image.hpp"
 
 #include "base/units.hpp"
 
 #include <algorithm>
 #include <array>
 #include <csignal>
-#include <cstring>
 #include <fcntl.h>
 #include <functional>
 #include <linux/magic.h>
 #include <map>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -22,22 +21,6 @@
 
 namespace casemate::virtio {
 namespace {
-
-struct TemporaryFile {
-    std::string path;
-    Fd file;
-    explicit TemporaryFile(uint64_t bytes, const std::string& directory = "/tmp")
-        : path(directory + "/casemate-disk-XXXXXX")
-        , file(mkostemp(path.data(), O_CLOEXEC)) {
-        REQUIRE(file);
-        REQUIRE(ftruncate(file.get(), static_cast<off_t>(bytes)) == 0);
-    }
-    TemporaryFile(const TemporaryFile&) = delete;
-    TemporaryFile& operator=(const TemporaryFile&) = delete;
-    ~TemporaryFile() { unlink(path.c_str()); }
-};
-
-const Log quiet(-1);
 
 struct RecordingClient : DiskClient {
     std::map<uint32_t, int> done;
@@ -268,36 +251,6 @@ TEST_CASE("where a device's blocks are larger than sectors, zeroes are exact and
     }
 }
 
-// What a log said, taken from a memory file.
-struct Said {
-    Fd file{memfd_create("log", MFD_CLOEXEC)};
-    Log log{file.get()};
-    std::string text() const {
-        std::string text(4096, 0);
-        const ssize_t length = pread(file.get(), text.data(), text.size(), 0);
-        REQUIRE(length >= 0);
-        text.resize(static_cast<size_t>(length));
-        return text;
-    }
-};
-
-TEST_CASE("bytes behind the last whole sector are told of, in one line") {
-    for (const uint64_t bytes : {1000UL, 1024UL, 1025UL}) {
-        const TemporaryFile image(bytes);
-        for (const bool read_only : {false, true}) {
-            const Said said;
-            const auto opened = DiskImage::open(image.path, read_only, said.log);
-            REQUIRE(opened);
-            CHECK(opened->properties.size == align_down(bytes, 512));
-            const std::string text = said.text();
-            CHECK(std::ranges::count(text, '\n') == (bytes == 1024 ? 0 : 1));
-            CHECK((text.find(image.path) != std::string::npos) == (bytes != 1024));
-            if (bytes != 1024)
-                CHECK(text.find("the last " + std::to_string(bytes % 512)) != std::string::npos);
-        }
-    }
-}
-
 TEST_CASE("a read of cached data is done inside start, and no event follows") {
     for (const std::string& directory : {std::string("/tmp"), std::string("/dev/shm")})
         for (const DiskFile::Engine engine : engines) {
@@ -375,41 +328,6 @@ TEST_CASE("a write that the host cannot hold fails, also when its first part fit
         CHECK(cut == EFBIG);
         CHECK(past == EFBIG);
     }
-}
-
-TEST_CASE("one writer or many readers, and the error names the image") {
-    const TemporaryFile image(4096);
-    const auto loop = EventLoop::create().value();
-    const DiskFile::Options writer{.path = image.path};
-    const DiskFile::Options reader{.path = image.path, .read_only = true};
-    {
-        const auto first = DiskFile::create(writer, *loop, quiet);
-        REQUIRE(first);
-        for (const auto& options : {writer, reader}) {
-            const auto second = DiskFile::create(options, *loop, quiet);
-            REQUIRE_FALSE(second);
-            CHECK(second.error().message().find(image.path) != std::string::npos);
-            CHECK(second.error().blame() == Blame::usage);
-        }
-    }
-    const auto first = DiskFile::create(reader, *loop, quiet);
-    REQUIRE(first);
-    CHECK(DiskFile::create(reader, *loop, quiet));
-    CHECK_FALSE(DiskFile::create(writer, *loop, quiet));
-}
-
-TEST_CASE("what is no disk image is refused by name") {
-    const auto loop = EventLoop::create().value();
-    const TemporaryFile empty(0);
-    for (const std::string& path :
-         {std::string("/tmp"), std::string("/dev/null"), std::string("/nonexistent/disk"), empty.path}) {
-        const auto disk = DiskFile::create({.path = path}, *loop, quiet);
-        REQUIRE_FALSE(disk);
-        CHECK(disk.error().message().find(path) != std::string::npos);
-        CHECK(disk.error().blame() == Blame::usage);
-    }
-    const TemporaryFile ragged(1000);
-    CHECK(DiskFile::create({.path = ragged.path}, *loop, quiet).value()->properties().size == 512);
 }
 
 TEST_CASE("requests larger than a piece go to the host by pieces, and arrive whole") {
