@@ -19,10 +19,11 @@
 namespace casemate {
 namespace {
 
-#ifndef __has_feature // clang's; GCC 12 has none
-#define __has_feature(name) 0
+#ifdef __SANITIZE_THREAD__ // GCC's
+constexpr bool runs_under_tsan = true;
+#else
+constexpr bool runs_under_tsan = false;
 #endif
-constexpr bool runs_under_tsan = __has_feature(thread_sanitizer);
 
 struct Pty {
     Fd user;
