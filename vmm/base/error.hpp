@@ -17,10 +17,12 @@ enum class Blame {
 };
 
 // One pointer, whose contents live out of line: errors are rare, and every call that may fail moves one.
+// What makes them is cold: compilers put all that leads there apart from what runs, which then takes fewer
+// pages.
 class [[nodiscard]] Error {
 public:
     // `tried` names the action and its object: "open /dev/kvm". No full stop.
-    explicit Error(std::string_view tried, Blame blame = Blame::host);
+    [[gnu::cold]] explicit Error(std::string_view tried, Blame blame = Blame::host);
     Error(const Error& other);
     Error(Error&& other) noexcept = default;
     Error& operator=(const Error& other);
@@ -28,15 +30,15 @@ public:
     ~Error();
 
     // The failed call and its errno value; `number` is positive.
-    static Error system(std::string_view tried, int number);
-    static Error usage(std::string_view tried);
+    [[gnu::cold]] static Error system(std::string_view tried, int number);
+    [[gnu::cold]] static Error usage(std::string_view tried);
 
     // Wraps this error: "cannot boot guest: <this>". The outer text must not repeat the cause.
-    Error because_of(Error cause) &&;
+    [[gnu::cold]] Error because_of(Error cause) &&;
     // One imperative sentence on what the user can do. Printed last.
-    Error hint(std::string_view text) &&;
+    [[gnu::cold]] Error hint(std::string_view text) &&;
     // A limit on files or memory stays the host's.
-    Error blame(Blame blame) &&;
+    [[gnu::cold]] Error blame(Blame blame) &&;
 
     Blame blame() const;
     // errno of this error or of the nearest cause that has one; 0 when none has.
@@ -63,7 +65,7 @@ std::string describe_errno(int number);
 template <typename T>
 using Result = std::expected<T, Error>;
 
-inline std::unexpected<Error> fail(Error error) {
+[[gnu::cold]] inline std::unexpected<Error> fail(Error error) {
     return std::unexpected<Error>(std::move(error));
 }
 

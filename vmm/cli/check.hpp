@@ -8,6 +8,6 @@ namespace casemate {
 
 // `arguments` is what follows "check". Returns the exit status: 0 guests can be run here, 1 they cannot,
 // 2 usage.
-int run_check(std::span<const char* const> arguments);
+[[gnu::cold]] int run_check(std::span<const char* const> arguments);
 
 } // namespace casemate

@@ -49,7 +49,7 @@ constexpr size_t max_page_walks = 512;
 
 // Names, never permits: another vCPU may have changed code and tables since. The rest of a REP run counts
 // only when the next element explains nothing.
-Attribution attribute_store(const GuestMemory& memory, const CpuState& state, const Decoder& decoder,
-                            const LockLookup& find_lock);
+[[gnu::cold]] Attribution attribute_store(const GuestMemory& memory, const CpuState& state,
+                                          const Decoder& decoder, const LockLookup& find_lock);
 
 } // namespace casemate

@@ -30,8 +30,8 @@ struct StoreOrigin {
 // before RIP may be made to have several meanings. Empty as well outside 64-bit code, and for a part of a
 // longer store. As attribute_store() it names, never permits: another vCPU may have changed code and tables
 // since, and KVM may know an instruction that the decoder does not.
-std::optional<StoreOrigin> find_store_origin(const GuestMemory& memory, const CpuState& state,
-                                             const Decoder& decoder, GuestPhysical address,
-                                             std::span<const std::byte> data);
+[[gnu::cold]] std::optional<StoreOrigin> find_store_origin(const GuestMemory& memory, const CpuState& state,
+                                                           const Decoder& decoder, GuestPhysical address,
+                                                           std::span<const std::byte> data);
 
 } // namespace casemate

@@ -51,6 +51,6 @@ struct Encoding {
 };
 
 // Empty for bytes that end early, and for EVEX and XOP.
-std::optional<Encoding> parse_encoding(std::span<const std::byte> bytes, CodeSize size);
+[[gnu::cold]] std::optional<Encoding> parse_encoding(std::span<const std::byte> bytes, CodeSize size);
 
 } // namespace casemate

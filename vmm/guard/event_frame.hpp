@@ -13,6 +13,6 @@ namespace casemate {
 // The first word of a frame on each stack that the CPU may choose: the present one, and those that the
 // task-state segment names (SDM Vol. 3A, "64-Bit Mode Stack Frame", "Task Management in 64-bit Mode"). At
 // most eleven; none outside 64-bit code. The task-state segment is the guest's: any address may come back.
-std::vector<GuestLinear> event_frame_words(const GuestMemory& memory, const CpuState& state);
+[[gnu::cold]] std::vector<GuestLinear> event_frame_words(const GuestMemory& memory, const CpuState& state);
 
 } // namespace casemate

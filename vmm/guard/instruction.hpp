@@ -65,7 +65,8 @@ public:
     Decoder(const Decoder&) = delete;
     Decoder& operator=(const Decoder&) = delete;
     ~Decoder();
-    std::optional<DecodedInstruction> decode(std::span<const std::byte> bytes, const CpuState& state) const;
+    [[gnu::cold]] std::optional<DecodedInstruction> decode(std::span<const std::byte> bytes,
+                                                           const CpuState& state) const;
 
 private:
     mutable size_t m_handle = 0; // Capstone's csh; 0: not opened yet, or it could not be

@@ -15,22 +15,22 @@ namespace casemate {
 // All three look up symbols, which takes milliseconds: limit the rate before, not after.
 
 // One line for the log: "read-only text at gpa:0x1234 (_text+0x10): store of 8 bytes by vCPU 0 at ...".
-std::string summary(const Violation& violation, const LoadedSymbols& symbols);
+[[gnu::cold]] std::string summary(const Violation& violation, const LoadedSymbols& symbols);
 // The exit report, several lines of at most 100 columns of printable ASCII, without a trailing newline:
 // reason, addresses, size, value, instruction with its bytes, function, lock, registers.
-std::string report(const Violation& violation, const LoadedSymbols& symbols);
+[[gnu::cold]] std::string report(const Violation& violation, const LoadedSymbols& symbols);
 // The members of a "violation" event; what is not known is absent. tests/unit/guard/report_test.cpp has one
 // of each.
-EventFields event_fields(const Violation& violation, const LoadedSymbols& symbols);
+[[gnu::cold]] EventFields event_fields(const Violation& violation, const LoadedSymbols& symbols);
 
 // The same of a register that changed; the event is "audit".
-std::string summary(const AuditDifference& difference, const LoadedSymbols& symbols);
-std::string report(const AuditDifference& difference, const LoadedSymbols& symbols);
-EventFields event_fields(const AuditDifference& difference, const LoadedSymbols& symbols);
+[[gnu::cold]] std::string summary(const AuditDifference& difference, const LoadedSymbols& symbols);
+[[gnu::cold]] std::string report(const AuditDifference& difference, const LoadedSymbols& symbols);
+[[gnu::cold]] EventFields event_fields(const AuditDifference& difference, const LoadedSymbols& symbols);
 
 // The same of a pinned address that leads elsewhere; the event is "audit" too.
-std::string summary(const TranslationDifference& difference, const LoadedSymbols& symbols);
-std::string report(const TranslationDifference& difference, const LoadedSymbols& symbols);
-EventFields event_fields(const TranslationDifference& difference, const LoadedSymbols& symbols);
+[[gnu::cold]] std::string summary(const TranslationDifference& difference, const LoadedSymbols& symbols);
+[[gnu::cold]] std::string report(const TranslationDifference& difference, const LoadedSymbols& symbols);
+[[gnu::cold]] EventFields event_fields(const TranslationDifference& difference, const LoadedSymbols& symbols);
 
 } // namespace casemate

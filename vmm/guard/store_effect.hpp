@@ -17,10 +17,10 @@ enum class StoreEffect : uint8_t {
 };
 
 // Of an instruction that has stores in 64-bit code (SDM Vol. 2).
-StoreEffect store_effect(const Encoding& encoding);
+[[gnu::cold]] StoreEffect store_effect(const Encoding& encoding);
 
 // Whether the CPU may set the accessed or busy bit of a descriptor in the GDT for it: loads of segment and
 // task registers, far transfers (SDM Vol. 3A, "Code- and Data-Segment Descriptor Types").
-bool marks_descriptor(const Encoding& encoding);
+[[gnu::cold]] bool marks_descriptor(const Encoding& encoding);
 
 } // namespace casemate

@@ -16,7 +16,7 @@ namespace casemate {
 
 // `bytes` are all of the instruction's, which Capstone knows. Empty for what only looks like one that it
 // knows: newer instructions in the same place.
-std::optional<std::vector<StoreOperand>>
+[[gnu::cold]] std::optional<std::vector<StoreOperand>>
 find_stores(const Encoding& encoding, std::span<const std::byte> bytes, const CpuState& state, CodeSize size);
 
 } // namespace casemate

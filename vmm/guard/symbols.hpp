@@ -23,7 +23,7 @@ class Symbols {
 public:
     // Tells the two formats apart by content and reads the file through once. The file is the user's: a wrong
     // one is a usage error that says what is wrong with it.
-    static Result<Symbols> load(const char* path);
+    [[gnu::cold]] static Result<Symbols> load(const char* path);
 
     // Link-time addresses: _text, _end and entry_SYSCALL_64.
     GuestLinear image_start() const { return m_image_start; }
@@ -34,7 +34,7 @@ public:
     // one that the kernel's own messages use. Reads the whole file, some milliseconds, unless it is one of
     // the last few addresses: for what is reported, not for what is counted. Empty too when the file has
     // changed since.
-    std::optional<std::string> name_at(GuestLinear address) const;
+    [[gnu::cold]] std::optional<std::string> name_at(GuestLinear address) const;
 
 private:
     explicit Symbols(Fd fd, const struct stat& status)
@@ -43,7 +43,7 @@ private:
         , m_modified(status.st_mtim)
         , m_recent(std::make_unique<Recent>()) {}
 
-    std::optional<std::string> read_name_at(GuestLinear address) const;
+    [[gnu::cold]] std::optional<std::string> read_name_at(GuestLinear address) const;
 
     // A store that is refused is tried again, and each time would cost a guest its turn.
     struct Recent {
@@ -76,14 +76,15 @@ struct LoadedSymbols {
     GuestPhysical image_physical;
     uint64_t image_bytes = 0;
 
-    std::optional<std::string> at(GuestLinear run_time) const;
+    [[gnu::cold]] std::optional<std::string> at(GuestLinear run_time) const;
     // Also for text that was reached through another mapping of the same memory.
-    std::optional<std::string> at(GuestPhysical address) const;
+    [[gnu::cold]] std::optional<std::string> at(GuestPhysical address) const;
 };
 
 // `lstar` is MSR_LSTAR, where Linux keeps the address of entry_SYSCALL_64; `translate` walks the guest's
 // tables. A value that no kernel has, or tables that contradict it, give fewer symbols, never wrong ranges.
-LoadedSymbols loaded_symbols(const Symbols& symbols, uint64_t lstar,
-                             const std::function<std::optional<GuestPhysical>(GuestLinear)>& translate);
+[[gnu::cold]] LoadedSymbols
+loaded_symbols(const Symbols& symbols, uint64_t lstar,
+               const std::function<std::optional<GuestPhysical>(GuestLinear)>& translate);
 
 } // namespace casemate

@@ -12,7 +12,7 @@ namespace casemate {
 
 // Runs every probe, each for a bounded time: a few milliseconds on most hosts, a second of CPU time for each
 // that hangs.
-HostReport probe_host();
+[[gnu::cold]] HostReport probe_host();
 
 // What came of a throwaway VM, and the VM: taking it apart costs as much CPU time as making it, and can wait.
 struct ProtectionTrial {

@@ -128,6 +128,6 @@ struct Finding {
 };
 
 // In the order in which they are shown.
-std::vector<Finding> findings(const HostReport& report);
+[[gnu::cold]] std::vector<Finding> findings(const HostReport& report);
 
 } // namespace casemate

@@ -9,8 +9,8 @@
 namespace casemate {
 
 // Lines of at most 100 columns.
-std::string render_table(const HostReport& report);
+[[gnu::cold]] std::string render_table(const HostReport& report);
 // One object and a newline. Members are added, never renamed; "schema" grows when one has to be.
-std::string render_json(const HostReport& report);
+[[gnu::cold]] std::string render_json(const HostReport& report);
 
 } // namespace casemate
