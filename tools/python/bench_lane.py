@@ -21,7 +21,8 @@ def output(*command):
 
 def host_files(o):
     """{where: file}, for any bench"""
-    scripts = {name: TOOLS / name for name in ["bench-host", "bench-monitors.sh", "bench-devices.sh"]}
+    scripts = {name: TOOLS / name
+               for name in ["bench-host", "bench-monitors.sh", "bench-devices.sh", "private-memory.sh"]}
     return {"casemate": built(o.build, "vmm/casemate"), **scripts}
 
 
