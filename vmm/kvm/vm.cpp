@@ -95,6 +95,23 @@ Result<void> Vm::create_interrupt_controllers() const {
     return {};
 }
 
+Result<kvm_ioapic_state> Vm::io_apic() const {
+    kvm_irqchip chip{};
+    chip.chip_id = KVM_IRQCHIP_IOAPIC;
+    if (ioctl(m_fd.get(), KVM_GET_IRQCHIP, &chip) != 0)
+        return fail(Error::system("KVM_GET_IRQCHIP of the I/O APIC", errno));
+    return chip.chip.ioapic;
+}
+
+Result<void> Vm::set_io_apic(const kvm_ioapic_state& state) const {
+    kvm_irqchip chip{};
+    chip.chip_id = KVM_IRQCHIP_IOAPIC;
+    chip.chip.ioapic = state;
+    if (ioctl(m_fd.get(), KVM_SET_IRQCHIP, &chip) != 0)
+        return fail(Error::system("KVM_SET_IRQCHIP of the I/O APIC", errno));
+    return {};
+}
+
 Result<void> Vm::set_reserved_pages(GuestPhysical tss, GuestPhysical identity_map) const {
     if (ioctl(m_fd.get(), KVM_SET_IDENTITY_MAP_ADDR, &identity_map.value) != 0)
         return fail(Error::system("KVM_SET_IDENTITY_MAP_ADDR", errno));

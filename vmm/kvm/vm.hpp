@@ -53,6 +53,9 @@ public:
 
     // PIC, I/O APIC and local APICs in the kernel; before any vCPU is created.
     Result<void> create_interrupt_controllers() const;
+    // The I/O APIC's registers, KVM_GET_IRQCHIP and KVM_SET_IRQCHIP; before any vCPU runs.
+    Result<kvm_ioapic_state> io_apic() const;
+    Result<void> set_io_apic(const kvm_ioapic_state& state) const;
     // Three pages that Intel hosts without unrestricted guests need, and the page after them.
     Result<void> set_reserved_pages(GuestPhysical tss, GuestPhysical identity_map) const;
 

@@ -27,7 +27,8 @@ constexpr bool is_interrupt_message(uint64_t address, uint32_t data) {
 // Owns the routing table of one VM. Everything made here must die before it.
 class Interrupts {
 public:
-    // Routes every I/O APIC pin; the VM's interrupt controllers exist already. `vm` and `log` outlive this.
+    // Routes every I/O APIC pin, and gives those of no device to the firmware; the VM's interrupt controllers
+    // exist already. `vm` and `log` outlive this.
     static Result<std::unique_ptr<Interrupts>> create(const Vm& vm, const Log& log);
 
     std::unique_ptr<InterruptLine> make_line(uint32_t gsi);

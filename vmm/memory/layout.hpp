@@ -107,6 +107,9 @@ constexpr Ports reset_ports{"reset control", 0xcf9, 1, "FADT RESET_REG, value 6"
 constexpr uint32_t com1_gsi = 4;
 constexpr uint32_t power_button_gsi = 5;
 constexpr uint32_t io_apic_pins = 24;
+constexpr bool pin_has_device(uint32_t gsi) {
+    return gsi == com1_gsi || gsi == power_button_gsi;
+}
 constexpr uint32_t first_message_gsi = io_apic_pins;
 
 } // namespace casemate::layout

@@ -1,9 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "machine/interrupts.hpp"
 
+#include "kvm/system.hpp"
+#include "memory/layout.hpp"
+
+#include <algorithm>
 #include <doctest/doctest.h>
+#include <unistd.h>
 
 using namespace casemate;
+
+TEST_CASE("pins of the I/O APIC are masked, and without a device for SMIs") {
+    const auto system = System::open();
+    if (!system) {
+        MESSAGE("no KVM here");
+        return;
+    }
+    const auto vm = system->create_vm();
+    REQUIRE(vm);
+    REQUIRE(vm->create_interrupt_controllers());
+    const Log log(STDERR_FILENO);
+    REQUIRE(Interrupts::create(*vm, log));
+    const auto state = vm->io_apic();
+    REQUIRE(state);
+    for (uint32_t pin = 0; pin < layout::io_apic_pins; ++pin) {
+        const auto& entry = state->redirtbl[pin].fields;
+        const bool device = pin == layout::com1_gsi || pin == layout::power_button_gsi;
+        CHECK(entry.delivery_mode == (device ? 0 : 2));
+        CHECK(entry.mask == 1);
+        CHECK(entry.vector == 0);
+    }
+}
 
 TEST_CASE("a device's message may interrupt, and nothing else") {
     constexpr uint64_t window = 0xfee00000;
