@@ -10,6 +10,7 @@
 #include <memory>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <utility>
 #include <vector>
 
 namespace casemate {
@@ -28,26 +29,30 @@ Result<void> Vm::enable_capability(uint32_t capability, uint64_t argument) const
     return {};
 }
 
-Result<void> Vm::intercept_msr_writes(std::span<const uint32_t> indices) const {
+Result<void> Vm::intercept_msrs(std::span<const uint32_t> writes, std::span<const uint32_t> reads) const {
     kvm_msr_filter filter{};
     filter.flags = KVM_MSR_FILTER_DEFAULT_ALLOW;
-    std::vector<uint32_t> sorted(indices.begin(), indices.end());
-    std::ranges::sort(sorted);
-    std::vector<uint64_t> none_allowed(sorted.size() / 64 + 1); // KVM reads bitmaps by whole longs
+    // KVM reads bitmaps by whole longs.
+    std::vector<uint64_t> none_allowed(std::max(writes.size(), reads.size()) / 64 + 1);
     size_t ranges = 0;
-    for (size_t i = 0; i < sorted.size(); ++ranges) {
-        if (ranges == std::size(filter.ranges))
-            return fail(Error(fmt::format("KVM_X86_SET_MSR_FILTER: KVM takes {} ranges", ranges)));
-        const uint32_t base = sorted[i];
-        uint32_t count = 0;
-        while (i < sorted.size() && sorted[i] == base + count) {
-            ++count;
-            ++i;
+    for (const auto& [indices, access] :
+         {std::pair{writes, KVM_MSR_FILTER_WRITE}, std::pair{reads, KVM_MSR_FILTER_READ}}) {
+        std::vector<uint32_t> sorted(indices.begin(), indices.end());
+        std::ranges::sort(sorted);
+        for (size_t i = 0; i < sorted.size(); ++ranges) {
+            if (ranges == std::size(filter.ranges))
+                return fail(Error(fmt::format("KVM_X86_SET_MSR_FILTER: KVM takes {} ranges", ranges)));
+            const uint32_t base = sorted[i];
+            uint32_t count = 0;
+            while (i < sorted.size() && sorted[i] == base + count) {
+                ++count;
+                ++i;
+            }
+            filter.ranges[ranges] = {.flags = static_cast<uint32_t>(access),
+                                     .nmsrs = count,
+                                     .base = base,
+                                     .bitmap = reinterpret_cast<__u8*>(none_allowed.data())};
         }
-        filter.ranges[ranges] = {.flags = KVM_MSR_FILTER_WRITE,
-                                 .nmsrs = count,
-                                 .base = base,
-                                 .bitmap = reinterpret_cast<__u8*>(none_allowed.data())};
     }
     if (ioctl(m_fd.get(), KVM_X86_SET_MSR_FILTER, &filter) != 0)
         return fail(Error::system("KVM_X86_SET_MSR_FILTER", errno));

@@ -47,9 +47,10 @@ public:
     Result<void> drop_shadow_pages(uint32_t slot, GuestPhysical page) const;
 
     // KVM_X86_SET_MSR_FILTER: from the next entry of each vCPU on, its writes to these end KVM_RUN with
-    // KVM_EXIT_X86_WRMSR. Needs KVM_CAP_X86_USER_SPACE_MSR with KVM_MSR_EXIT_REASON_FILTER enabled. KVM's own
-    // and the monitor's accesses are not filtered; of the x2APIC's MSRs nothing is.
-    Result<void> intercept_msr_writes(std::span<const uint32_t> indices) const;
+    // KVM_EXIT_X86_WRMSR, its reads of those with KVM_EXIT_X86_RDMSR. No index may be in both. Needs
+    // KVM_CAP_X86_USER_SPACE_MSR with KVM_MSR_EXIT_REASON_FILTER enabled. KVM's own and the monitor's
+    // accesses are not filtered; of the x2APIC's MSRs nothing is.
+    Result<void> intercept_msrs(std::span<const uint32_t> writes, std::span<const uint32_t> reads) const;
 
     // PIC, I/O APIC and local APICs in the kernel; before any vCPU is created.
     Result<void> create_interrupt_controllers() const;

@@ -13,6 +13,7 @@
 #include "machine/guard_end.hpp"
 #include "machine/guest_load.hpp"
 #include "machine/host_brand.hpp"
+#include "machine/memory_types.hpp"
 #include "machine/vcpu_loop.hpp"
 #include "memory/layout.hpp"
 #include "probe/host_probe.hpp"
@@ -131,7 +132,7 @@ Result<void> Machine::filter_msrs() {
     if (!m_msr_filter_offered)
         return {};
     TRY(m_vm.enable_capability(KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER));
-    return m_vm.intercept_msr_writes(msrs_refused_at_once);
+    return m_vm.intercept_msrs(msrs_refused_at_once, intercepted_msr_reads);
 }
 
 // Throwaway VMs tell.
@@ -238,7 +239,7 @@ Result<void> Machine::intercept_msr_writes() {
         return fail(
             Error("this KVM cannot filter MSRs: the guest's writes to LSTAR, EFER and such are not refused")
                 .hint("use Linux 5.10 or later; audits find such writes afterwards"));
-    return m_vm.intercept_msr_writes(intercepted_msrs());
+    return m_vm.intercept_msrs(intercepted_msrs(), intercepted_msr_reads);
 }
 
 // On the watch's thread. Each vCPU's own thread does the looking: KVM wants that of a vCPU's ioctls.

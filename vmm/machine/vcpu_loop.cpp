@@ -4,6 +4,7 @@
 #include "base/units.hpp"
 #include "machine/guard_end.hpp"
 #include "machine/management_mode.hpp"
+#include "machine/memory_types.hpp"
 
 #include <cerrno>
 #include <fmt/core.h>
@@ -162,6 +163,10 @@ std::optional<MachineEnd> run_vcpu(const Vcpu& vcpu, const VcpuContext& context)
             break;
         case KVM_EXIT_X86_WRMSR: // only of what the filter names
             end = handle_msr_write(run, context.guard, cpu);
+            break;
+        case KVM_EXIT_X86_RDMSR: // only of intercepted_msr_reads, which is one
+            run.msr.data = mtrr_capabilities;
+            run.msr.error = 0;
             break;
         case KVM_EXIT_INTR:
             break;
