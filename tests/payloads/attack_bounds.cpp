@@ -93,7 +93,7 @@ void attempt_pieces() {
 
 constexpr uint16_t block_type = 2;
 constexpr unsigned most_disks = 4;
-constexpr unsigned queue_entries = 128;
+constexpr unsigned queue_entries = 256; // as many as the device takes, for the largest requests
 constexpr unsigned late_request = 94;
 constexpr uint32_t block_read = 0, block_write = 1, block_flush = 4;
 constexpr uint32_t size_max_and_seg_max = 6, feature_flush = 1U << 9, feature_indirect = 1U << 28;
@@ -160,7 +160,7 @@ public:
         store<uint16_t>(m_doorbell, 0);
         return m_first ? (m_first = false, uint16_t{0}) : news;
     }
-    // Whether the first round has come to its third quarter, answered or not: there the disk's first bytes go
+    // Whether the first round has come to its late request, answered or not: there the disk's first bytes go
     // where nothing was.
     bool is_far() const { return load<uint64_t>(m_late_bytes) != 0; }
     bool is_broken() const { return (m_function->status() & needs_reset) != 0; }
@@ -258,7 +258,7 @@ void attack_busy() {
     // What audits look at stays right: how late they come only the monitor can tell.
     if (wanted(39, "audits_beside_disks")) {
         const bool sealed = seal_if_asked();
-        const bool good = keep_busy_for(command_line_number("requests", uint64_t{2} * queue_entries));
+        const bool good = keep_busy_for(command_line_number("requests", queue_entries));
         print_other(39, "audits_beside_disks", sealed && good ? "works" : "WRONG");
     }
     if (wanted(39, "audit_behind_disks")) {
