@@ -1,23 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "machine/interrupts.hpp"
 
-#include "kvm/system.hpp"
 #include "memory/layout.hpp"
+#include "vm_here.hpp"
 
-#include <algorithm>
 #include <doctest/doctest.h>
 #include <unistd.h>
 
 using namespace casemate;
 
 TEST_CASE("pins of the I/O APIC are masked, and without a device for SMIs") {
-    const auto system = System::open();
-    if (!system) {
-        MESSAGE("no KVM here");
+    const auto vm = vm_here();
+    if (!vm)
         return;
-    }
-    const auto vm = system->create_vm();
-    REQUIRE(vm);
     REQUIRE(vm->create_interrupt_controllers());
     const Log log(STDERR_FILENO);
     REQUIRE(Interrupts::create(*vm, log));
