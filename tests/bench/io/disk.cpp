@@ -32,13 +32,19 @@ void must_hold(int disk, uint64_t bytes) {
     if (size < bytes)
         fail("the disk has %llu bytes, the task needs %llu", static_cast<unsigned long long>(size),
              static_cast<unsigned long long>(bytes));
-    must("lseek", lseek(disk, 0, SEEK_SET));
 }
 
 void whole(const char* call, ssize_t count, uint64_t wanted) {
     if (static_cast<uint64_t>(must(call, count)) == wanted)
         return;
     fail("%s: %zd of %llu bytes", call, count, static_cast<unsigned long long>(wanted));
+}
+
+void write_all(int disk, const std::byte* memory, uint64_t bytes) {
+    must("lseek", lseek(disk, 0, SEEK_SET));
+    for (uint64_t done = 0; done < bytes; done += mib)
+        whole("write", write(disk, memory, mib), mib);
+    must("fsync", fsync(disk));
 }
 
 } // namespace
@@ -62,15 +68,6 @@ void disk_read(const char* file, uint64_t bytes) {
         for (uint64_t done = 0; done < bytes; done += mib)
             whole("pread", pread(disk, memory, mib, static_cast<off_t>(done)), mib);
 }
-
-namespace {
-void write_all(int disk, const std::byte* memory, uint64_t bytes) {
-    must("lseek", lseek(disk, 0, SEEK_SET));
-    for (uint64_t done = 0; done < bytes; done += mib)
-        whole("write", write(disk, memory, mib), mib);
-    must("fsync", fsync(disk));
-}
-} // namespace
 
 void disk_write(const char* file, uint64_t bytes) {
     const int disk = open_disk(file, O_WRONLY);
