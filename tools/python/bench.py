@@ -58,9 +58,9 @@ build. Ratios are casemate's numbers to the peer's, run by run, then the median;
 bars are for the ratio to kvmtool. A peer's guest that does not end its task in
 net within a minute is told as hung.
 
-The host has one CPU, but for disk, net and end: counting exits with two can
-crash an emulated host. Times of disk and net are by the guest's clock; where the
-host's differs, a line says so.
+The host has one CPU, but for disk, net and end, which have two that never sleep:
+counting exits with two can crash an emulated host. Times of disk and net are by
+the guest's clock; where the host's differs, a line says so.
 Compare numbers of one run only.
 
 examples:
