@@ -40,8 +40,8 @@ def measure(o, files, peers, bench=None, cpus=1, kernel=None, enough=lambda resu
     command = [TOOLS / "kvm-host", "--lane", o.lane, "--quiet", "--timeout", "3000"]
     if o.lane.startswith("amd"):
         command += ["--cpus", str(cpus)]
-        # Who waits for another CPU is measured, not how the emulator wakes that up.
-        command += ["--awake"] if cpus > 1 else []
+        if cpus > 1:  # who waits for another CPU is measured, not how the emulator wakes that up
+            command.append("--awake")
     if kernel and o.lane != "native":
         command += ["--kernel", kernel]
     for name, file in files.items():
